@@ -1,0 +1,47 @@
+"""Collectives that are right under autograd, and the identity where there is one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together (1 without a process group)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Index of this process among them (0 without a process group)."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+class _AllSum(torch.autograd.Function):
+    """Sum over ranks, whose gradient is again the sum over ranks.
+
+    With L the same function of the global sum on each of W ranks, the backward sum gives W dL/dS on
+    every rank; DDP then averages the parameters' gradients over ranks, which leaves dL/dS exactly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def all_sum(value: Tensor) -> Tensor:
+    """`value` summed over all ranks, differentiable; the same shape on every rank."""
+    if world_size() == 1:
+        return value
+    summed: Tensor = _AllSum.apply(value)  # type: ignore[no-untyped-call]
+    return summed
