@@ -1,0 +1,139 @@
+"""Transformer blocks shared by encoder, predictor and probes.
+
+Shapes: `B` clips, `N` tokens, `D` width, `h` heads, `d` width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .rope import rotate
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Tokens `B N D` at positions `B K`: `B K D`."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads or (width // heads) % 2:
+            raise ValueError(f"width {width} must split into {heads} heads of even width")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, tables: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """`B N D` to `B N D`; `mask` is True where a query may look, broadcast to `B h N N`."""
+        b, n, width = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # B h N d
+        if tables is not None:
+            q, k = rotate(q, tables), rotate(k, tables)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(b, n, width))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear maps with a GELU between."""
+
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width if out is None else out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`... D` to `... out`."""
+        y: Tensor = self.down(F.gelu(self.up(x)))
+        return y
+
+
+class Block(nn.Module):
+    """Pre-norm block; with `condition > 0` its norms are shifted, scaled and gated by a vector.
+
+    The conditioning is AdaLN-zero (Peebles and Xie 2023, section 3.2): it starts as an
+    unconditioned block, since the map from the vector begins at zero (and the gates at one).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        condition: int = 0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=condition == 0)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=condition == 0)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.modulation = nn.Linear(condition, 6 * width) if condition else None
+
+    def forward(
+        self,
+        x: Tensor,
+        tables: Tensor | None,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """`B N D` to `B N D`; `condition` is `B 1 C` or `B N C`."""
+        if self.modulation is None or condition is None:
+            x = x + self.drop_path(self.attention(self.norm1(x), tables, mask))
+            out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+            return out
+        m: Tensor = self.modulation(condition)
+        shift1, scale1, gate1, shift2, scale2, gate2 = m.chunk(6, dim=-1)
+        y = self.attention(self.norm1(x) * (1 + scale1) + shift1, tables, mask)
+        x = x + (1 + gate1) * self.drop_path(y)
+        y = self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        out = x + (1 + gate2) * self.drop_path(y)
+        return out
+
+
+def run_blocks(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    tables: Tensor | None,
+    mask: Tensor | None = None,
+    condition: Tensor | None = None,
+    checkpointing: bool = False,
+) -> Tensor:
+    """Apply `blocks` in turn; `checkpointing` trades a second forward for the activations' memory."""
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            x = checkpoint(block, x, tables, mask, condition, use_reentrant=False)
+        else:
+            x = block(x, tables, mask, condition)
+    return x
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal of 0.02 for linear maps, biases zero, modulation zero; apply with `.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if isinstance(module, Block) and module.modulation is not None:
+        nn.init.zeros_(module.modulation.weight)
+        nn.init.zeros_(module.modulation.bias)
+
+
+def rescale_residuals(blocks: nn.ModuleList) -> None:
+    """Divide each block's output maps by sqrt(2 depth), so that depth does not swell the stream.
+
+    As V-JEPA and I-JEPA do (`fix_init_weight`).
+    """
+    for depth, block in enumerate(blocks, start=1):
+        assert isinstance(block, Block)
+        with torch.no_grad():
+            block.attention.out.weight.div_((2.0 * depth) ** 0.5)
+            block.mlp.down.weight.div_((2.0 * depth) ** 0.5)

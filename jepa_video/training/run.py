@@ -1,0 +1,207 @@
+"""The folder of a run: where everything lands, who may write there, and where to go on from.
+
+    runs/NAME/
+      config.yaml      every setting, as it was run
+      checkpoints/     step-00000500.ckpt ...: all that an exact resume needs
+      metrics.csv      what was logged, the same bytes for the same seed
+      timings.csv      clips a second and the share of time spent waiting for data
+      unreadable.csv   files that could not be read, with the reason
+      wandb/           offline unless asked otherwise
+      encoder/         encoder.safetensors and config.json: what others load
+      summary.json     the result, machine-readable
+      report.html      the result, for a person
+
+A folder belongs to one process at a time: a lock that the operating system releases even after a
+SIGKILL tells a living run from a dead one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind; folders are still never shared
+    fcntl = None  # type: ignore[assignment]
+
+WORDS = (
+    "alder amber aspen birch brook cedar clover coral crane delta dune ember fern finch fjord "
+    "gale glade grove harbor heron hazel indigo iris ivory jade juniper kelp kestrel lagoon larch "
+    "lark lotus maple marsh meadow moss myrtle opal orchid osprey otter pebble pine plover poppy "
+    "quail quartz raven reed ridge robin sage shoal sorrel spruce swift tern thistle tide topaz "
+    "tundra vale violet willow wren"
+).split()
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """Every setting, as it was run."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """What was logged: `step` and a column for each name."""
+        return self.path / "metrics.csv"
+
+    @property
+    def timings(self) -> Path:
+        """Speed, which no two runs share and which therefore has a file of its own."""
+        return self.path / "timings.csv"
+
+    @property
+    def unreadable(self) -> Path:
+        """Files that could not be read, with the reason."""
+        return self.path / "unreadable.csv"
+
+    @property
+    def encoder(self) -> Path:
+        """The exported encoder."""
+        return self.path / "encoder"
+
+    @property
+    def report(self) -> Path:
+        """The page for a person."""
+        return self.path / "report.html"
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; empty before the first one is written."""
+        try:
+            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return summary
+
+    def update_summary(self, **values: Any) -> dict[str, Any]:
+        """Merge `values` into `summary.json` and return the whole."""
+        summary = self.summary() | values
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and evaluation came to their end."""
+        return self.summary().get("status") == "finished"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def create_run(runs: Path, name: str | None = None) -> Run:
+    """A new, empty run folder under `runs`.
+
+    Args:
+        runs: the folder of all runs; made where it is missing.
+        name: its name; without one the date, the time and a short word.
+
+    Raises:
+        UserError: where the name is taken, is not a plain name, or the folder cannot be made.
+    """
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
+    with _plain_errors(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = runs / (name or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.choice(WORDS)}")
+            try:
+                path.mkdir()  # the exclusive step: of two that race for a name, one gets it
+                break
+            except FileExistsError:
+                if name is not None:
+                    raise UserError(
+                        f"the run {path} exists; choose another --name, or continue it with "
+                        f"--resume {path}"
+                    ) from None
+        (path / "checkpoints").mkdir()
+    return Run(path)
+
+
+@contextlib.contextmanager
+def _plain_errors(folder: Path) -> Iterator[None]:
+    """Turn what the file system says about `folder` into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot make a run folder in {folder}: {reason}") from error
+
+
+def open_run(path: Path) -> Run:
+    """The run that lives in `path`.
+
+    Raises:
+        UserError: where `path` is not the folder of a run.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a run: there is no such folder")
+    missing = [part for part in ("config.yaml", "checkpoints") if not (path / part).exists()]
+    if missing:
+        raise UserError(f"{path} is not a run: it has no {' and no '.join(missing)}")
+    return Run(path)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimiser step at which a checkpoint file was written, read off its name."""
+    match = CHECKPOINT.fullmatch(path.name)
+    if match is None:
+        raise UserError(f"{path} is not a checkpoint of a run: expected a name like step-500.ckpt")
+    return int(match[1])
+
+
+def checkpoints_of(run: Run) -> list[Path]:
+    """Checkpoint files of a run, newest first. Half-written ones have another name."""
+    found = [path for path in run.checkpoints.glob("step-*.ckpt") if CHECKPOINT.match(path.name)]
+    return sorted(found, key=checkpoint_step, reverse=True)
+
+
+@contextlib.contextmanager
+def only_writer(run: Run) -> Iterator[None]:
+    """Hold the run for this process.
+
+    Raises:
+        UserError: where another living process holds it.
+    """
+    with (run.path / ".lock").open("a") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"the run {run.path} is in use by another process") from None
+            except OSError:
+                pass  # a file system without locks: the exclusive mkdir has to do
+        yield

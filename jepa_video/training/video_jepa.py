@@ -1,0 +1,256 @@
+"""The pretraining module: a video JEPA as a latent-variable energy-based model.
+
+    s_x = encoder(x, keep=context)          s_y = target(y)
+    z   = latent(s_x, s_y)                  s_y_hat = predictor(s_x, positions, z)
+    E(x, y, z) = D(s_y, s_y_hat)            loss = E + price of z + regulariser of s_x (and s_y)
+
+Every method is a setting: `target=ema` without regulariser is V-JEPA, `target=shared` with VICReg
+the recipe of LeCun (2022, section 4.5), both together the hybrid that is the default.
+Shapes: video `B T C H W` uint8, clip `B C T S S` float, tokens `B N D`, masks `B K`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from ..data.masks import MaskGroup, MaskSampler, PastToFuture
+from ..data.transforms import Augment, centre
+from ..distributed import rank
+from ..energies.distances import Distance, distance
+from ..energies.regularizers import Regularizer, VCReg
+from ..models.blocks import gather_tokens
+from ..models.encoder import VideoEncoder, VideoViT
+from ..models.expander import Expander
+from ..models.latent import Latent, LatentDraw, NoLatent
+from ..models.predictor import MaskedPredictor
+from ..models.rope import Grid
+from ..randomness import AUGMENT, LATENT, MASK, generator
+from .schedules import cosine, warmup_cosine
+from .target import ema_update, frozen_copy
+
+
+class VideoJEPA(L.LightningModule):
+    """Joint-embedding predictive architecture for video.
+
+    Args:
+        encoder: makes the context encoder; the target encoder is made from it.
+        predictor: makes the predictor from width, grid and width of z.
+        latent: makes the latent from the width of the tokens.
+        expander: makes the expander in front of the regulariser.
+        regularizer: makes the term that keeps the representation from collapse.
+        masks: makes the sampler of context and target.
+        augment: makes the augmentation of the batch.
+        target: `ema` follows the encoder without gradient; `shared` is the encoder itself, with
+            gradient on both branches.
+        distance: `D` between prediction and target tokens.
+        normalise_target: layer-norm the target tokens, without parameters.
+        regularize: statistics over all tokens, over the clips' mean tokens, or both.
+        momentum: of the EMA target, at the first and at the last step.
+        learning_rate: peak of the schedule.
+        final_learning_rate: end of the cosine, as a share of the peak.
+        warmup: share of all steps in which the learning rate rises.
+        weight_decay: at the first and at the last step; not on biases and norms.
+        betas: of AdamW.
+        seed: of every draw in training (masks, augmentation, z).
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[], VideoEncoder] = VideoViT,
+        predictor: Callable[[int, Grid, int], MaskedPredictor] = MaskedPredictor,
+        latent: Callable[[int], Latent] = NoLatent,
+        expander: Callable[[int], Expander] = Expander,
+        regularizer: Callable[[], Regularizer] = VCReg,
+        masks: Callable[[], MaskSampler] = PastToFuture,
+        augment: Callable[[], Augment] = Augment,
+        target: Literal["ema", "shared"] = "ema",
+        distance: Distance = "l1",
+        normalise_target: bool = True,
+        regularize: Sequence[Literal["tokens", "clips"]] = ("tokens", "clips"),
+        momentum: tuple[float, float] = (0.9995, 1.0),
+        learning_rate: float = 1e-3,
+        final_learning_rate: float = 0.01,
+        warmup: float = 0.1,
+        weight_decay: tuple[float, float] = (0.04, 0.04),
+        betas: tuple[float, float] = (0.9, 0.95),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder()
+        self.target = frozen_copy(self.encoder) if target == "ema" else self.encoder
+        self.latent = latent(self.encoder.width)
+        self.predictor = predictor(self.encoder.width, self.encoder.grid, self.latent.dim)
+        self.expander = expander(self.encoder.width)
+        self.regularizer = regularizer()
+        self.masks, self.augment = masks(), augment()
+        self.shared, self.regularize = target == "shared", regularize
+        self.distance, self.normalise_target = distance, normalise_target
+        self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas
+        self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
+        self.warmup, self.seed = warmup, seed
+        self.draws = 0  # batches seen: names the random draws, see randomness.py
+        self.moved = 0  # optimiser step after which the EMA target moved last
+
+    # The step
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Encode context and target, infer z, predict, energy, log."""
+        clip, groups = self.draw(batch["video"])
+        s_y = self.target(clip) if self.shared else self.target_tokens(clip)  # B N D
+        energies, costs, bits, terms = [], [], [], []
+        for mask in groups:
+            s_x = self.encoder(clip, mask.context)  # B K D
+            y = self.normalised(gather_tokens(s_y, mask.target))  # B M D
+            z = self.latent.posterior(s_x, y, self.generator(LATENT))
+            y_hat = self.predictor(s_x, mask.context, mask.target, z.z)  # B M D
+            energies.append(self.energy(y_hat, y))
+            terms.append(self.regularization(s_x, s_y))
+            costs.append(z.cost)
+            bits.append(z.bits)
+        energy = torch.stack(energies).mean(dim=0)  # B
+        regularizer = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+        cost = torch.stack(costs).mean()
+        loss = energy.mean() + cost + sum(regularizer.values())
+        logs = {"loss": loss, "energy": energy.mean(), **regularizer}
+        logs |= {"latent/cost": cost, "latent/bits": torch.stack(bits).mean()} if self.latent.dim else {}
+        self.log_dict({k: v.detach() for k, v in logs.items()})
+        return {"loss": loss, "energy": energy.detach(), "s_x": s_x.detach(), "s_y": s_y.detach()}
+
+    def draw(self, video: Tensor) -> tuple[Tensor, list[MaskGroup]]:
+        """Augmented clip and masks of this step: `B T C H W` uint8 to `B C T S S` and groups."""
+        self.draws += 1
+        clip = self.augment(video, self.encoder.image, self.generator(AUGMENT))
+        groups = self.masks(self.encoder.grid, len(video), self.generator(MASK))
+        return clip, [mask.to(video.device) for mask in groups]
+
+    def generator(self, stream: int) -> torch.Generator:
+        """The draw of `stream` for this batch on this rank."""
+        return generator(self.seed, stream, rank(), self.draws)
+
+    @torch.no_grad()
+    def target_tokens(self, clip: Tensor) -> Tensor:
+        """`s_y` of the whole clip, without gradient: `B N D`."""
+        tokens: Tensor = self.target(clip)
+        return tokens
+
+    def normalised(self, y: Tensor) -> Tensor:
+        """Target tokens as the energy compares them."""
+        return F.layer_norm(y, y.shape[-1:]) if self.normalise_target else y
+
+    def energy(self, y_hat: Tensor, y: Tensor) -> Tensor:
+        """`E = D(y_hat, y)`, mean over tokens: `B M D` twice to `B`."""
+        return distance(self.distance)(y_hat, y).mean(dim=1)
+
+    def regularization(self, s_x: Tensor, s_y: Tensor) -> dict[str, Tensor]:
+        """Weighted terms against collapse, of each branch that has a gradient, by name."""
+        terms: dict[str, Tensor] = {}
+        for level in self.regularize:
+            for s in (s_x, s_y) if self.shared else (s_x,):
+                v = self.expander(s.mean(dim=1) if level == "clips" else s.flatten(0, 1))
+                for name, value in self.regularizer(v).items():
+                    key = f"reg/{level}/{name}"
+                    terms[key] = terms[key] + value if key in terms else value
+        return terms
+
+    # Frozen use
+
+    @torch.no_grad()
+    def encode(self, video: Tensor, branch: Literal["online", "target"] = "online") -> Tensor:
+        """Tokens of the centred view of `B T C H W` uint8: `B N D`, no gradient."""
+        encoder = self.encoder if branch == "online" else self.target
+        tokens: Tensor = encoder(centre(video, self.encoder.image))
+        return tokens
+
+    @torch.no_grad()
+    def energies(self, video: Tensor, draw: int = 0) -> tuple[Tensor, Tensor]:
+        """Energy of true pairs and of pairs whose target is another clip of the batch: `B` each.
+
+        Same context, same masks; the target clips move on by one place. z is inferred for each pair,
+        so a latent that explains any y shows as a gap that closes.
+        """
+        clip = centre(video, self.encoder.image)
+        masks = self.masks(self.encoder.grid, len(video), generator(self.seed, MASK, draw))
+        s_y = self.target(clip)
+        totals = [torch.zeros(len(video), device=clip.device) for _ in range(2)]
+        for mask in (m.to(clip.device) for m in masks):
+            s_x = self.encoder(clip, mask.context)
+            for i, other in enumerate((s_y, s_y.roll(1, dims=0))):
+                y = self.normalised(gather_tokens(other, mask.target))
+                z = self.latent.posterior(s_x, y, generator(self.seed, LATENT, draw))
+                y_hat = self.predictor(s_x, mask.context, mask.target, z.z)
+                totals[i] += self.energy(y_hat, y) / len(masks)
+        return totals[0], totals[1]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Energy of held-out clips, true and shuffled."""
+        true, shuffled = self.energies(batch["video"], batch_idx)
+        values = {"val/energy": true.mean(), "val/energy_shuffled": shuffled.mean()}
+        self.log_dict(values, batch_size=len(true), sync_dist=True)
+        return {"energy": true, "shuffled": shuffled}
+
+    # Optimisation
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW; warm-up and cosine for the rate; weight decay on matrices only."""
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        decayed = [p for _, p in named if p.ndim > 1]
+        free = [p for _, p in named if p.ndim <= 1]
+        groups = [{"params": decayed, "decayed": True}, {"params": free, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(
+            groups, self.learning_rate, self.betas, weight_decay=self.weight_decay[0]
+        )
+        total = self.total_steps()
+        warmup = int(self.warmup * total)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: warmup_cosine(step + 1, total, warmup, 0.0, 1.0, self.final_learning_rate),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run: the length of every schedule."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Weight decay follows its schedule."""
+        decay = cosine(self.global_step, self.total_steps(), *self.weight_decay)
+        for group in optimizer.param_groups:
+            if group.get("decayed"):
+                group["weight_decay"] = decay
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The EMA target follows after each optimiser step, not after each accumulated batch."""
+        if self.shared or self.global_step == self.moved:
+            return
+        self.moved = self.global_step
+        momentum = cosine(self.global_step, self.total_steps(), *self.momentum)
+        ema_update(self.target, self.encoder, momentum)
+
+    def train(self, mode: bool = True) -> VideoJEPA:
+        """The EMA target stays in evaluation mode (no stochastic depth)."""
+        super().train(mode)
+        if not self.shared:
+            self.target.eval()
+        return self
+
+    # What a checkpoint needs beside the weights
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counters of the random draws, and what rebuilds the encoder."""
+        checkpoint["video_jepa"] = {"draws": self.draws, "moved": self.moved}
+        checkpoint["encoder_config"] = self.encoder.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counters."""
+        self.draws = checkpoint["video_jepa"]["draws"]
+        self.moved = checkpoint["video_jepa"]["moved"]
