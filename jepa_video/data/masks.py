@@ -1,7 +1,8 @@
 """Which tokens of a clip are context and which are target. Pure functions of a generator.
 
-Shapes: grid `(T, H, W)` in tokens, `N = T H W` positions in time-major order, context `B K`, target `B M`.
-In every group context and target partition the grid (`K + M = N`), with the same `K` over the batch.
+Shapes: grid `(T, H, W)` in tokens, `N = T H W` positions in time-major order, context `B K`,
+target `B M`. In every group context and target partition the grid (`K + M = N`), and the batch
+shares one `K`.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class MultiBlock(MaskSampler):
         self.counts, self.scales, self.aspect, self.wrap = counts, scales, aspect, wrap
 
     def __call__(self, grid: Grid, batch: int, generator: torch.Generator) -> list[MaskGroup]:
-        """One group for each count; block sizes are drawn once for a batch, places for each clip."""
+        """A group for each count; block size is drawn once for the batch, places for each clip."""
         t, h, w = grid
         groups = []
         for count, scale in zip(self.counts, self.scales, strict=True):

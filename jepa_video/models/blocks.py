@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -107,7 +107,7 @@ def run_blocks(
     condition: Tensor | None = None,
     checkpointing: bool = False,
 ) -> Tensor:
-    """Apply `blocks` in turn; `checkpointing` trades a second forward for the activations' memory."""
+    """Apply `blocks` in turn; `checkpointing` trades a second forward for memory."""
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
             x = checkpoint(block, x, tables, mask, condition, use_reentrant=False)
@@ -117,7 +117,7 @@ def run_blocks(
 
 
 def init_weights(module: nn.Module) -> None:
-    """Truncated normal of 0.02 for linear maps, biases zero, modulation zero; apply with `.apply`."""
+    """Truncated normal of 0.02 for linear maps, biases and modulation zero; use with `.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,7 +1,7 @@
 """The expander: representation `s` to embedding `v`, on which the regularisers act.
 
 VICReg (Bardes, Ponce, LeCun 2022, section 4.1) regularises not the representation itself but a
-non-linear expansion of it: decorrelating `v` then reduces dependencies, not only correlations, in `s`.
+non-linear expansion of it: decorrelating `v` reduces dependencies in `s`, not only correlations.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Expander(nn.Module):
     """MLP with layer-norm between its maps.
 
-    The paper uses batch-norm. Layer-norm keeps a sample's embedding independent of its batch, so that
-    two ranks compute what one computes without a collective in every layer.
+    The paper uses batch-norm. Layer-norm keeps a sample's embedding independent of its batch, so
+    that two ranks compute what one computes without a collective in every layer.
 
     Args:
         width: `D` of the representation.

@@ -13,7 +13,7 @@ from .rope import Grid, grid_positions, rotary_tables
 
 
 class MaskedPredictor(nn.Module):
-    """Narrow transformer over context tokens and mask tokens (V-JEPA, Bardes et al. 2024, section 3).
+    """Narrow transformer over context and mask tokens (V-JEPA, Bardes et al. 2024, section 3).
 
     The latent enters twice: as tokens of its own, which attention can consult, and through adaptive
     layer-norm, which every token feels. With `latent_width` 0 neither exists.

@@ -1,7 +1,7 @@
-"""Three-axis rotary positions (Su et al. 2021, RoFormer, equation 34; one third of a head for each axis).
+"""Three-axis rotary positions (Su et al. 2021, RoFormer, equation 34; a third of a head each).
 
-A head of width `d` holds `d / 2` planes. A third of them turns with time, a third with the row and a
-third with the column of a token; planes that are left over do not turn. The two halves of a plane
+A head of width `d` holds `d / 2` planes. A third of them turns with time, a third with the row and
+a third with the column of a token; planes that are left over do not turn. The two halves of a plane
 lie at `i` and `i + d / 2`, so that rotating is two slices and no strided access.
 """
 
