@@ -43,5 +43,23 @@ def all_sum(value: Tensor) -> Tensor:
     """`value` summed over all ranks, differentiable; the same shape on every rank."""
     if world_size() == 1:
         return value
-    summed: Tensor = _AllSum.apply(value)  # type: ignore[no-untyped-call]
+    summed: Tensor = _AllSum.apply(value)
     return summed
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks, in the order of the ranks, and where this rank's begin.
+
+    `[N, ...] -> [sum of N, ...]`, differentiable; N may differ between ranks. Each rank adds its
+    rows into a field of zeros, so that the one collective whose gradient is checked serves here
+    too. It moves twice the bytes of a gather, of the few that contrastive terms exchange.
+    """
+    if world_size() == 1:
+        return rows, 0
+    counts = torch.zeros(world_size(), dtype=torch.long, device=rows.device)
+    counts[rank()] = len(rows)
+    lengths = all_sum(counts).tolist()
+    begin = sum(lengths[: rank()])
+    before = rows.new_zeros(begin, *rows.shape[1:])
+    after = rows.new_zeros(sum(lengths) - begin - len(rows), *rows.shape[1:])
+    return all_sum(torch.cat([before, rows, after])), begin

@@ -41,7 +41,7 @@ def lidar(x: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
 
     `x` holds V views of each of C clips. Exp of the entropy of the eigenvalues of
     `W^-1/2 B W^-1/2` with B the scatter of the clips' means and W that within the clips plus
-    `delta` (Thilak et al. 2024, arXiv 2312.04000, eq. 1-2).
+    `delta` (Thilak et al. 2024, arXiv 2312.04000).
 
     Raises:
         ValueError: for fewer than two clips or two views.
@@ -128,7 +128,7 @@ def spectrum_alpha(x: Tensor, first: int = 1, last: int | None = None) -> Tensor
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """Log of the mean Gaussian potential between unit features `[N, D]`; low is uniform; `[]`.
 
-    Wang and Isola 2020 (arXiv 2005.10242), eq. 4; 0 where all features point one way.
+    Wang and Isola 2020 (arXiv 2005.10242); 0 where all features point one way.
     """
     squared = F.pdist(F.normalize(widen(x.detach()), dim=-1)).square()
     return torch.logsumexp(-t * squared, 0) - torch.tensor(float(len(squared))).log()
@@ -137,7 +137,7 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
 def alignment(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared distance of unit features of positive pairs `[N, D]`, in [0, 4]; `[]`.
 
-    Wang and Isola 2020, eq. 3 with exponent 2.
+    Wang and Isola 2020 (arXiv 2005.10242) with exponent 2.
     """
     x, y = (F.normalize(widen(side.detach()), dim=-1) for side in (x, y))
     return (x - y).square().sum(-1).mean()

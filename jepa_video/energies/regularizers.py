@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..distributed import all_sum, world_size
 from ..randomness import generator as stateless
 from .distances import widen
+from .gaussianity import epps_pulley
 
 SIGREG_STREAM = 101  # keeps the projections apart from every other stateless draw
 
@@ -201,25 +202,8 @@ class VICReg(VCReg):
         return terms
 
 
-def epps_pulley(projected: Tensor, knots: int = 17, t_max: float = 5.0) -> Tensor:
-    """Epps-Pulley distance of each column to N(0, 1): `[N, P] -> [P]`, not yet times the count.
-
-    `integral |phi_N(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt` over [-t_max, t_max] by the trapezoid rule
-    on `knots` points, with `phi_N` the empirical characteristic function over all ranks: LeJEPA
-    (arXiv 2511.08544), section 4.2 and algorithm 1. Zero for an exact standard normal.
-    """
-    t = torch.linspace(-t_max, t_max, knots, dtype=projected.dtype, device=projected.device)
-    gauss = torch.exp(-t.square() / 2)
-    angle = projected.unsqueeze(-1) * t  # [N, P, T]
-    sums = torch.stack([angle.cos().sum(0), angle.sin().sum(0)])  # [2, P, T]
-    count = all_sum(projected.new_tensor(float(len(projected))))
-    real, imaginary = (all_sum(sums) / count).unbind(0)
-    distance = ((real - gauss).square() + imaginary.square()) * gauss
-    return torch.trapezoid(distance, t, dim=-1)
-
-
 class SIGReg(Regularizer):
-    """Sketched isotropic Gaussian regularisation, LeJEPA (arXiv 2511.08544), algorithm 1.
+    """Sketched isotropic Gaussian regularisation, LeJEPA (arXiv 2511.08544), section 4.
 
     Projects the samples on random unit directions and asks each projection to be standard normal.
     The directions change at every training step and are the same on all ranks: they are a function
@@ -229,7 +213,7 @@ class SIGReg(Regularizer):
         weight: factor of the term.
         projections: random directions in each step.
         knots: points of the quadrature.
-        t_max: the quadrature runs over [-t_max, t_max].
+        t_max: the quadrature runs over [-t_max, t_max], at `knots` points of its upper half.
         scale_by_count: multiply by the global number of samples, as the paper's statistic does.
         seed: of the directions.
     """
@@ -239,7 +223,7 @@ class SIGReg(Regularizer):
         weight: float = 0.05,
         projections: int = 256,
         knots: int = 17,
-        t_max: float = 5.0,
+        t_max: float = 3.0,
         scale_by_count: bool = True,
         seed: int = 0,
     ) -> None:
