@@ -1,0 +1,1 @@
+"""LightningModules, callbacks and the run folder."""

@@ -94,8 +94,8 @@ class CsvTable:
 
     def _rewrite(self, rows: list[Row]) -> None:
         out = StringIO(newline="")
-        writer = csv.DictWriter(out, ["step", *self.columns], restval="", extrasaction="ignore")
-        writer.lineterminator = "\n"  # type: ignore[attr-defined]
+        names = ["step", *self.columns]
+        writer = csv.DictWriter(out, names, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_whole(self.path, out.getvalue())
@@ -175,7 +175,7 @@ def wandb_logger(run: Run, mode: WandbMode, config: dict[str, Any]) -> WandbLogg
         )
         _ = logger.experiment  # starts now, so that a failure is known before the training is
         return logger
-    except Exception as error:  # noqa: BLE001  # whatever it is, the run matters more than its log
+    except Exception as error:  # whatever it is, the run matters more than its log
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         print(f"wandb did not start ({reason}); going on without it", file=sys.stderr, flush=True)
         return None

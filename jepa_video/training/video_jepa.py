@@ -28,7 +28,7 @@ from ..energies.regularizers import Regularizer, VCReg
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
 from ..models.expander import Expander
-from ..models.latent import Latent, LatentDraw, NoLatent
+from ..models.latent import Latent, NoLatent
 from ..models.predictor import MaskedPredictor
 from ..models.rope import Grid
 from ..randomness import AUGMENT, LATENT, MASK, generator
@@ -96,7 +96,6 @@ class VideoJEPA(L.LightningModule):
         self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
         self.warmup, self.seed = warmup, seed
         self.draws = 0  # batches seen: names the random draws, see randomness.py
-        self.moved = 0  # optimiser step after which the EMA target moved last
 
     # The step
 
@@ -119,7 +118,8 @@ class VideoJEPA(L.LightningModule):
         cost = torch.stack(costs).mean()
         loss = energy.mean() + cost + sum(regularizer.values())
         logs = {"loss": loss, "energy": energy.mean(), **regularizer}
-        logs |= {"latent/cost": cost, "latent/bits": torch.stack(bits).mean()} if self.latent.dim else {}
+        if self.latent.dim:
+            logs |= {"latent/cost": cost, "latent/bits": torch.stack(bits).mean()}
         self.log_dict({k: v.detach() for k, v in logs.items()})
         return {"loss": loss, "energy": energy.detach(), "s_x": s_x.detach(), "s_y": s_y.detach()}
 
@@ -172,8 +172,8 @@ class VideoJEPA(L.LightningModule):
     def energies(self, video: Tensor, draw: int = 0) -> tuple[Tensor, Tensor]:
         """Energy of true pairs and of pairs whose target is another clip of the batch: `B` each.
 
-        Same context, same masks; the target clips move on by one place. z is inferred for each pair,
-        so a latent that explains any y shows as a gap that closes.
+        Same context, same masks; the target clips move on by one place. z is inferred for each
+        pair, so a latent that explains any y shows as a gap that closes.
         """
         clip = centre(video, self.encoder.image)
         masks = self.masks(self.encoder.grid, len(video), generator(self.seed, MASK, draw))
@@ -228,13 +228,15 @@ class VideoJEPA(L.LightningModule):
             if group.get("decayed"):
                 group["weight_decay"] = decay
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The EMA target follows after each optimiser step, not after each accumulated batch."""
-        if self.shared or self.global_step == self.moved:
-            return
-        self.moved = self.global_step
-        momentum = cosine(self.global_step, self.total_steps(), *self.momentum)
-        ema_update(self.target, self.encoder, momentum)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The EMA target moves inside the optimiser step, so that no checkpoint comes between.
+
+        Callbacks save in their `on_train_batch_end`, which runs before the module's own.
+        """
+        super().optimizer_step(*args, **kwargs)
+        if not self.shared:
+            momentum = cosine(self.global_step + 1, self.total_steps(), *self.momentum)
+            ema_update(self.target, self.encoder, momentum)
 
     def train(self, mode: bool = True) -> VideoJEPA:
         """The EMA target stays in evaluation mode (no stochastic depth)."""
@@ -246,11 +248,10 @@ class VideoJEPA(L.LightningModule):
     # What a checkpoint needs beside the weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Counters of the random draws, and what rebuilds the encoder."""
-        checkpoint["video_jepa"] = {"draws": self.draws, "moved": self.moved}
+        """The counter of the random draws, and what rebuilds the encoder."""
+        checkpoint["video_jepa"] = {"draws": self.draws}
         checkpoint["encoder_config"] = self.encoder.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the counters."""
+        """Restore the counter."""
         self.draws = checkpoint["video_jepa"]["draws"]
-        self.moved = checkpoint["video_jepa"]["moved"]

@@ -1,0 +1,230 @@
+"""Checkpoints that a SIGKILL at any moment cannot break, and that resume a run bit for bit.
+
+Symptom: after a kill a run starts over, or goes on from a file that does not load, or repeats the
+batches of its last minutes under another draw.
+Why: a checkpoint that is written in place is torn for as long as the write takes; a `last` that is
+copied or pointed at is torn with it; a checkpoint that is written in the middle of a step holds
+weights and a sampler position that do not belong together.
+Fix: write to another name, sync, rename; keep two; read the step off the file's name, so that there
+is no pointer; save between two optimiser steps and at no other moment.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..distributed import rank, world_size
+from ..errors import UserError
+from .logs import CsvTable, log_everywhere
+from .run import Run, checkpoint_step, checkpoints_of
+from .stops import RunStopped, StopRequests
+
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError)
+UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; never runs code that the file brings."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+def newest_checkpoint(run: Run) -> Path:
+    """The newest checkpoint of a run that loads; says so where it had to pass over a newer one.
+
+    Raises:
+        UserError: where there is none.
+    """
+    for path in checkpoints_of(run):
+        if path.is_dir():  # sharded by the strategy, which does its own checking
+            return path
+        try:
+            load_checkpoint(path)
+            return path
+        except UNREADABLE as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"{path} does not load ({reason}); trying the one before", file=sys.stderr)
+    raise UserError(f"{run.path} has no checkpoint to resume from; start the run anew")
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rng_state() -> dict[str, torch.Tensor]:
+    """The global generators of this process, which dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+class Checkpointer(Callback):
+    """Writes `checkpoints/step-*.ckpt` by steps, by time, at the end and when asked to stop.
+
+    Comes after every callback that changes or logs something, so that what it saves is what a
+    resumed run needs. Lightning's own `ModelCheckpoint` is not used: it writes in place, and its
+    rows of the log come after its file.
+
+    Args:
+        run: the folder.
+        tables: tables that are cut back to the checkpoint when a run resumes.
+        stops: requests to stop.
+        every_n_steps: optimiser steps between checkpoints; 0 for none by steps.
+        every_minutes: minutes between checkpoints; 0 for none by time.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        tables: tuple[CsvTable, ...] = (),
+        stops: StopRequests | None = None,
+        every_n_steps: int = 500,
+        every_minutes: float = 10.0,
+        keep: int = 2,
+    ) -> None:
+        self.run, self.tables, self.stops = run, tables, stops or StopRequests()
+        self.every_n_steps, self.every_minutes, self.keep = every_n_steps, every_minutes, keep
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._between_steps = False
+        self._rng: list[dict[str, torch.Tensor]] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut the tables back to where this run starts from, and start to hear requests."""
+        self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+        self.stops.training = True
+        if trainer.is_global_zero:
+            for table in self.tables:
+                table.truncate(trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A step begins: from here on nothing may be saved. The first one gets its generators."""
+        self._between_steps = False
+        if self._rng is not None:
+            _set_rng_state(self._rng[min(rank(), len(self._rng) - 1)])
+            self._rng = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due, and stop where that was asked for."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return  # gradients are still being gathered
+        self._between_steps = True
+        code = self._agreed_stop(trainer)
+        if self._due(trainer) or code is not None:
+            self.save(trainer)
+        if code is not None:
+            raise RunStopped(code)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The end has a checkpoint too, whatever ended the training."""
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+        self.stops.training = False
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Save where the fault came between two steps: a torn step is worth less than none."""
+        self.stops.training = False
+        if self._between_steps and trainer.global_step > self._saved_step and world_size() == 1:
+            self.save(trainer)
+
+    def _agreed_stop(self, trainer: Trainer) -> int | None:
+        """The exit code that was asked for, when all ranks have heard it."""
+        if trainer.world_size == 1:
+            return self.stops.code
+        if trainer.global_step % max(trainer.log_every_n_steps, 1):
+            return None  # asking all ranks costs a wait: not at every step
+        heard = torch.tensor(self.stops.code or 0, device=trainer.strategy.root_device)
+        dist.all_reduce(heard, dist.ReduceOp.MAX)
+        return int(heard) or None
+
+    def _due(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        if step == self._saved_step:
+            return False
+        by_steps = bool(self.every_n_steps) and step % self.every_n_steps == 0
+        minutes = (time.monotonic() - self._saved_at) / 60
+        by_time = bool(self.every_minutes) and minutes >= self.every_minutes
+        if trainer.world_size > 1:  # clocks differ: rank 0 decides
+            by_time = bool(trainer.strategy.broadcast(by_time))
+        return by_steps or by_time or step == trainer.max_steps
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write the checkpoint of this moment and drop the oldest ones. All ranks come here."""
+        self._close_rows(trainer)
+        path = self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
+        partial = path.with_name(f".{path.name}.partial")
+        self._rng = None
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            _sync(partial)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(partial, path)
+            _sync(path.parent)
+            self._prune()
+        trainer.strategy.barrier("checkpoint")
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        return path
+
+    def _close_rows(self, trainer: Trainer) -> None:
+        """Log the row of this step now: Lightning would do it after the checkpoint is written."""
+        if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:
+            metrics = trainer._logger_connector.metrics["log"]
+            values = {name: float(value) for name, value in metrics.items()}
+            log_everywhere(trainer, values | {"epoch": float(trainer.current_epoch)})
+        for table in self.tables:
+            table.flush()
+
+    def _prune(self) -> None:
+        for path in checkpoints_of(self.run)[self.keep :]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in self.run.checkpoints.glob(".*.partial"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The global generators of every rank."""
+        states: list[Any] = [_rng_state()]
+        if world_size() > 1:
+            states = states * world_size()
+            dist.all_gather_object(states, _rng_state())
+        return {"rng": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Kept until the first step: what comes before it draws from the generators too."""
+        self._rng = state_dict["rng"]
+
+
+__all__ = ["Checkpointer", "checkpoint_step", "load_checkpoint", "newest_checkpoint"]

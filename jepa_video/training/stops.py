@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, leave with the code that says why."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+EXIT_INTERRUPT: Final = 130  # 128 + SIGINT
+EXIT_TERMINATE: Final = 143  # 128 + SIGTERM
+
+
+class RunStopped(Exception):
+    """The run was asked to stop and has a checkpoint; `code` is what the process exits with."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped with exit code {code}")
+        self.code = code
+
+
+class StopRequests:
+    """What was asked for so far.
+
+    Outside of training a signal ends the process at once. While the training loop runs, the first
+    one only sets `code`, because a checkpoint is exact only between two steps; the second one ends
+    the process, because a person who asks twice means it.
+    """
+
+    def __init__(self) -> None:
+        self.training = False
+        self.code: int | None = None
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """The signal handler."""
+        code = EXIT_INTERRUPT if number == signal.SIGINT else EXIT_TERMINATE
+        if not self.training or self.code is not None:
+            raise SystemExit(code)
+        self.code = code
+        print("\nstopping after this step (once more: at once)", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def heard(self) -> Iterator[StopRequests]:
+        """Listen to SIGINT and SIGTERM inside the block, as far as this thread may."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.receive) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
