@@ -145,7 +145,8 @@ def render(
         paint(canvas, sprite)
     for sprite in _actors(settings, labels, base, rng):
         paint(canvas, sprite)
-    return np.clip(np.rint(255 * canvas), 0, 255).astype(np.uint8)
+    frames: npt.NDArray[np.uint8] = np.clip(np.rint(255 * canvas), 0, 255).astype(np.uint8)
+    return frames
 
 
 def _parts(waves: Waves) -> tuple[Floats, Floats, Floats]:

@@ -22,7 +22,8 @@ Distance = Callable[[Floats, Floats, float], Floats]
 
 
 def _circle(x: Floats, y: Floats, r: float) -> Floats:
-    return np.hypot(x, y) - np.float32(r)
+    distance: Floats = np.hypot(x, y) - np.float32(r)
+    return distance
 
 
 def _square(x: Floats, y: Floats, r: float) -> Floats:
@@ -31,17 +32,20 @@ def _square(x: Floats, y: Floats, r: float) -> Floats:
 
 def _triangle(x: Floats, y: Floats, r: float) -> Floats:
     slanted = np.float32(0.866) * np.abs(x) - np.float32(0.5) * y
-    return np.maximum(slanted, y) - np.float32(0.777 * r)
+    distance: Floats = np.maximum(slanted, y) - np.float32(0.777 * r)
+    return distance
 
 
 def _cross(x: Floats, y: Floats, r: float) -> Floats:
     x, y, long, thin = np.abs(x), np.abs(y), np.float32(1.15 * r), np.float32(0.42 * r)
-    return np.minimum(np.maximum(x - long, y - thin), np.maximum(x - thin, y - long))
+    distance: Floats = np.minimum(np.maximum(x - long, y - thin), np.maximum(x - thin, y - long))
+    return distance
 
 
 def _blob(x: Floats, y: Floats, r: float) -> Floats:
     lobes = np.cos(np.float32(3.0) * np.arctan2(y, x))
-    return np.hypot(x, y) - np.float32(r) * (1 + np.float32(0.25) * lobes)
+    distance: Floats = np.hypot(x, y) - np.float32(r) * (1 + np.float32(0.25) * lobes)
+    return distance
 
 
 def _bar(x: Floats, y: Floats, r: float) -> Floats:
@@ -114,8 +118,8 @@ class Waves:
         right = np.concatenate([np.cos(columns), np.sin(columns)], -1)
         colours = np.concatenate([self.colours, self.colours])  # 2K C
         coloured = right.transpose(0, 2, 1)[..., None] * colours[:, None, :]  # T 2K S C
-        frames = left @ coloured.reshape(len(offset), left.shape[-1], -1)
-        return frames.reshape(len(offset), size, size, -1)
+        flat: Floats = left @ coloured.reshape(len(offset), left.shape[-1], -1)
+        return flat.reshape(len(offset), size, size, -1)
 
     def at(self, x: Floats, y: Floats) -> Floats:
         """The texture at points of any shape: `... C`."""

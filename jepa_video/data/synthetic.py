@@ -23,7 +23,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from functools import cache as once
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import av
 import numpy as np
@@ -63,7 +63,8 @@ def write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int) -> None:
     """Encode `frames` (`T H W 3`) into an mp4 file."""
     name, options = _codec()
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(name, rate=Fraction(fps), options=options)
+        added = container.add_stream(name, rate=Fraction(fps), options=options)
+        stream = cast(av.VideoStream, added)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
@@ -148,8 +149,10 @@ def _helper(folder: Path, part: int, parts: int) -> subprocess.Popen[bytes]:
 
 def helper_main(folder: str, part: str, parts: str) -> None:
     """Write one part of the set whose `settings.json` lies in `folder`: a helper process."""
-    raw = json.loads((Path(folder) / "settings.json").read_text())
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    raw: dict[str, Any] = json.loads((Path(folder) / "settings.json").read_text())
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
+    }
     _write_part(Path(folder), SyntheticSettings(**values), int(part), int(parts), None)
 
 
