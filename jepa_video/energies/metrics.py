@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distances import widen
+from .distances import distance, widen
 
 
 def _effective_rank(spectrum: Tensor, eps: float) -> Tensor:
@@ -156,3 +156,12 @@ def straightness(states: Tensor) -> Tensor:
         raise ValueError(f"straightness needs paths of 3 states or more, got {states.shape[1]}")
     steps = widen(states.detach()).diff(dim=1)
     return F.cosine_similarity(steps[:, 1:], steps[:, :-1], dim=-1).mean()
+
+
+def constant_energy(target: Tensor, name: str = "l1") -> Tensor:
+    """Energy of answering with the mean of the targets `[..., D]` whatever the context; `[]`.
+
+    The price of knowing nothing: a prediction that costs as much ignores what it sees.
+    """
+    rows = widen(target.detach()).reshape(-1, target.shape[-1])
+    return distance(name)(rows.mean(0).expand_as(rows), rows).mean()

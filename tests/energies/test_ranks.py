@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from jepa_video.distributed import gather_rows
 from jepa_video.energies.contrastive import Hinge, InfoNCE
 from jepa_video.energies.regularizers import Regularizer, SIGReg, VCReg, VICReg
 from tests.ranks import run_ranks
@@ -50,10 +49,6 @@ def on_each_rank() -> Results:
             loss, grad = loss_and_gradient(term(), x[rows], y[rows], weight)
             dist.all_reduce(grad)  # what DDP does with gradients: their mean
             results[f"{name} {split}"] = [loss, grad / dist.get_world_size()]
-        rows_grad = x[rows].clone().requires_grad_()
-        everyone, start = gather_rows(rows_grad)
-        (everyone * torch.arange(12.0)[:, None]).sum().backward()
-        results[f"gather {split}"] = [everyone.detach(), torch.tensor(start), rows_grad.grad]
     results["empty"] = [torch.tensor(float(says_empty()))]
     return results
 
@@ -81,17 +76,6 @@ def test_two_ranks_are_one(ranks: list[Results], name: str, split: tuple[int, in
         two_loss, two_grad = results[f"{name} {split}"]
         torch.testing.assert_close(two_loss, loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(two_grad, grad, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_gather_keeps_order_and_gradient(ranks: list[Results], split: tuple[int, int]) -> None:
-    x, _, _ = batch()
-    for rank, results in enumerate(ranks):
-        everyone, start, grad = results[f"gather {split}"]
-        begin = sum(split[:rank])
-        assert torch.equal(everyone, x) and start == begin
-        place = torch.arange(begin, begin + split[rank], dtype=torch.float32)
-        assert torch.equal(grad, 2 * place[:, None].expand(-1, 5))  # both ranks' losses
 
 
 def test_a_rank_without_samples_says_so(ranks: list[Results]) -> None:

@@ -1,0 +1,63 @@
+"""Sums and gathers over ranks have the gradient that DDP expects."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from jepa_video.distributed import all_sum, gather_rows, rank, world_size
+from tests.ranks import run_ranks
+
+SPLITS = {"equal": (3, 3), "unequal": (1, 5), "one without": (0, 6)}
+Results = dict[str, list[Tensor]]
+
+
+def rows() -> Tensor:
+    return torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+
+
+def on_each_rank() -> Results:
+    own = torch.tensor([1.0 + rank(), 10.0], requires_grad=True)
+    total = all_sum(own)
+    (total[0] * total[1]).backward()
+    results = {"sum": [total.detach(), own.grad, own.detach()]}
+    for name, split in SPLITS.items():
+        begin = sum(split[: rank()])
+        part = rows()[begin : begin + split[rank()]].clone().requires_grad_()
+        everyone, start = gather_rows(part)
+        (everyone * torch.arange(6.0)[:, None]).sum().backward()
+        results[name] = [everyone.detach(), torch.tensor(start), part.grad]
+    return results
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[Results]:
+    return run_ranks(on_each_rank)
+
+
+def test_the_sum_and_its_gradient(ranks: list[Results]) -> None:
+    for place, results in enumerate(ranks):
+        total, grad, own = results["sum"]
+        assert total.tolist() == [3.0, 20.0]
+        # d(a b)/da = b on each of two ranks; DDP's mean over ranks leaves one b.
+        assert (grad / 2).tolist() == [20.0, 3.0]
+        assert own.tolist() == [1.0 + place, 10.0]  # the input is not written over
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_gather_keeps_order_and_gradient(ranks: list[Results], name: str) -> None:
+    for place, results in enumerate(ranks):
+        everyone, start, grad = results[name]
+        begin = sum(SPLITS[name][:place])
+        assert torch.equal(everyone, rows()) and start == begin
+        weights = torch.arange(begin, begin + SPLITS[name][place], dtype=torch.float32)
+        assert torch.equal(grad / 2, weights[:, None].expand(-1, 2))
+
+
+def test_one_process_needs_no_group() -> None:
+    x = rows()
+    assert world_size() == 1 and rank() == 0
+    assert all_sum(x) is x
+    everyone, start = gather_rows(x)
+    assert everyone is x and start == 0
