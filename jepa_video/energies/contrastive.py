@@ -41,7 +41,7 @@ class Contrastive(nn.Module):
 
 def _global_mean(values: Tensor) -> Tensor:
     """Mean of `[N]` over the entries of all ranks, differentiable; `[]`."""
-    packed = all_sum(torch.stack([values.sum(), values.new_tensor(float(values.numel()))]))
+    packed = all_sum(torch.stack([values.sum(), values.new_full((), values.numel())]))
     mean: Tensor = packed[0] / packed[1].detach()
     return mean
 

@@ -177,7 +177,7 @@ def _rank(rank: float | None, was: float | None, width: int, whose: str) -> Verd
 
 
 def _flat_energy(now: Vitals, first: Vitals | None) -> Verdict | None:
-    """No gap between true and shuffled pairs: early it is still to come, at low energy it is lost."""
+    """No gap between true and shuffled pairs: early it is to come, at low energy it is lost."""
     sure = now.sureness
     if sure is None or math.isnan(sure) or sure >= 2:
         return None

@@ -49,7 +49,9 @@ def flatten(v: Tensor) -> Tensor:
 
 def _centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`[N, D]` -> global count `[]`, global mean `[D]`, and the rows around that mean `[N, D]`."""
-    packed = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))  # one message, not two
+    packed = all_sum(
+        torch.cat([rows.sum(0), rows.new_full((1,), len(rows))])
+    )  # one message, not two
     count = packed[-1].detach()
     mean = packed[:-1] / count
     return count, mean, rows - mean
@@ -93,7 +95,7 @@ def invariance_term(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared difference over all samples and components of the global batch; `[]`."""
     with torch.autocast(x.device.type, enabled=False):
         squares = (flatten(x) - flatten(y)).square()
-        packed = all_sum(torch.stack([squares.sum(), squares.new_tensor(float(squares.numel()))]))
+        packed = all_sum(torch.stack([squares.sum(), squares.new_full((), squares.numel())]))
         mean: Tensor = packed[0] / packed[1].detach()
         return mean
 
@@ -247,17 +249,23 @@ class SIGReg(Regularizer):
         axes: Tensor = raw / raw.norm(dim=0, keepdim=True)
         return axes
 
+    # A generator cannot be traced, and the counter would be compiled in as a constant.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _next_directions(self, v: Tensor, generator: torch.Generator | None) -> Tensor:
+        axes = self.directions(v, generator)
+        if self.training:
+            self.step += 1
+        return axes
+
     def forward(
         self, v: Tensor, other: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The term `sigreg`; both branches meet the same directions."""
         with torch.autocast(v.device.type, enabled=False):
-            axes = self.directions(widen(v), generator)
+            axes = self._next_directions(widen(v), generator)
             term = self._branch(v, axes)
             if other is not None:
                 term = term + self._branch(other, axes)
-        if self.training:
-            self.step += 1
         return {"sigreg": self.weight * term}
 
     def _branch(self, v: Tensor, axes: Tensor) -> Tensor:
@@ -265,4 +273,4 @@ class SIGReg(Regularizer):
         statistic = epps_pulley(rows @ axes, self.knots, self.t_max).mean()
         if not self.scale_by_count:
             return statistic
-        return statistic * all_sum(rows.new_tensor(float(len(rows))))
+        return statistic * all_sum(rows.new_full((), len(rows)))

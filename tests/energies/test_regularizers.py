@@ -204,3 +204,14 @@ def test_autocast_changes_nothing(name: str) -> None:
 def test_one_sample_is_refused_in_words(name: str) -> None:
     with pytest.raises(ValueError, match="at least 2 samples.*larger batch"):
         FORMS[name]()(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_compiled_terms_are_the_same_and_draw_anew(name: str) -> None:
+    x = sample(16, 4).float()
+    plain, term = FORMS[name]().train(), FORMS[name]().train()
+    compiled = torch.compile(term, backend="aot_eager")
+    for _ in range(3):
+        left, right = plain(x), compiled(x)
+        for key, value in left.items():
+            torch.testing.assert_close(right[key], value)
