@@ -73,7 +73,7 @@ def test_seeds_are_averaged_before_clips_are_drawn() -> None:
 
 
 def test_same_seed_same_interval_and_unequal_groups_keep_the_mean() -> None:
-    scores = np.random.default_rng(0).random(60) < 0.4
+    scores = np.random.default_rng(0).random(60)
     groups = [i // 7 for i in range(60)]
     assert bootstrap_accuracy(scores, groups) == bootstrap_accuracy(scores, groups)
     assert bootstrap_accuracy(scores, groups) != bootstrap_accuracy(scores, groups, seed=1)
