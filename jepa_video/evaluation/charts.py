@@ -58,13 +58,13 @@ class Axis:
         return math.log10(max(value, 1e-300)) if self.log else value
 
     def ticks(self) -> list[float]:
-        """About four round numbers (or powers of ten) within the range."""
+        """Some three to six round numbers (or powers of ten) within the range."""
         if self.log:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             stride = max(1, round((last - first) / 4))
             powers = [10.0**power for power in range(first, last + 1, stride)]
             return [power for power in powers if self.low <= power <= self.high] or [self.high]
-        step = _round_stride((self.high - self.low) / 4)
+        step = _round_stride((self.high - self.low) / 5)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)]
 
@@ -222,7 +222,7 @@ def line_chart(title: str, series: Sequence[Series], note: str = "", zero: bool 
     frame = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"'
     svg = f"<svg {frame}>{''.join(parts)}</svg>"
     scale = "<span class='scale'>log scale</span>" if y.log else ""
-    return f"<figure class='chart'>{caption}{_legend(drawn)}{scale}{svg}{small}</figure>"
+    return f"<figure class='chart'>{scale}{caption}{_legend(drawn)}{svg}{small}</figure>"
 
 
 def _legend(drawn: dict[str, list[Point]]) -> str:

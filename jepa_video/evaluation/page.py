@@ -66,8 +66,8 @@ svg.bar { display: block; width: 120px; height: 16px; }
 figure { margin: 0; }
 .chart { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 10px 12px 6px; position: relative; break-inside: avoid; }
-.chart figcaption { font-weight: 600; font-size: .92rem; padding-right: 5em; }
-.chart .scale { position: absolute; right: 12px; top: 12px; color: var(--soft); font-size: .74rem; }
+.chart figcaption { font-weight: 600; font-size: .92rem; line-height: 1.3; }
+.chart .scale { float: right; color: var(--soft); font-size: .74rem; }
 .chart svg { display: block; width: 100%; height: auto; }
 .chart p { margin: 2px 0 4px; }
 .legend { list-style: none; margin: 2px 0 4px; padding: 0; display: flex; flex-wrap: wrap;
@@ -85,13 +85,13 @@ svg .whisker { stroke: var(--ink); stroke-width: 1.4; fill: none; }
 svg .tip { fill: transparent; } svg .tip:hover { fill: var(--soft); fill-opacity: .13; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
-.rows { display: grid; gap: 8px; margin: 8px 0 4px; width: max-content; max-width: 100%; }
+.row { display: flex; flex-wrap: wrap; gap: 8px 20px; margin: 8px 0; }
 .plate { break-inside: avoid-page; }
 .plate img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 .plate .still { display: none; }
 .plate figcaption { font-size: .8rem; color: var(--soft); line-height: 1.35; margin-top: 3px;
   overflow-wrap: anywhere; }
-.grid { display: grid; gap: 10px 12px; }
+.grid { display: grid; gap: 10px 14px; }
 .grid .head { font-size: .84rem; color: var(--soft); align-self: end; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 12px 14px; overflow-x: auto;
@@ -186,16 +186,26 @@ def _image(folder: Path, picture: Picture) -> str:
 
 
 def plate(folder: Path, shown: Plate) -> str:
-    """A plate of the picture pack with its images inside the page."""
-    count = max((len(row) for row in shown.rows), default=1)
-    cells = [f'<div class="head">{escape(head)}</div>' for head in shown.columns[:count]]
-    for row in shown.rows:
-        for picture in row:
-            label = f"<figcaption>{escape(picture.label)}</figcaption>" if picture.label else ""
-            cells.append(f"<figure>{_image(folder, picture)}{label}</figure>")
-        cells += ["<div></div>"] * (count - len(row))
-    columns = f"grid-template-columns: repeat({count}, minmax(0, max-content))"
+    """A plate of the picture pack with its images inside the page: a grid where columns have names.
+
+    Without names the pictures of a row stand side by side as far as the screen is wide.
+    """
+    rows = [[_figure(folder, picture) for picture in row] for row in shown.rows]
+    if shown.columns:
+        count = max(len(row) for row in rows)
+        cells = [f'<div class="head">{escape(head)}</div>' for head in shown.columns[:count]]
+        cells += [cell for row in rows for cell in [*row, *["<div></div>"] * (count - len(row))]]
+        columns = f"grid-template-columns: repeat({count}, minmax(104px, 1fr))"
+        inner = (
+            f'<div class="wide"><div class="grid" style="{columns}">{"".join(cells)}</div></div>'
+        )
+    else:
+        inner = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows)
     return (
-        f'<div class="plate"><h3>{escape(shown.title)}</h3>{paragraph(shown.caption)}'
-        f'<div class="wide"><div class="grid" style="{columns}">{"".join(cells)}</div></div></div>'
+        f'<div class="plate"><h3>{escape(shown.title)}</h3>{paragraph(shown.caption)}{inner}</div>'
     )
+
+
+def _figure(folder: Path, picture: Picture) -> str:
+    label = f"<figcaption>{escape(picture.label)}</figcaption>" if picture.label else ""
+    return f"<figure>{_image(folder, picture)}{label}</figure>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..training.run import write_whole
 from .album import load_album
 from .charts import MOST_LINES, Series, bar, line_chart, number
 from .page import document, folded, missing, note, paragraph, plate, section, table
@@ -67,17 +67,13 @@ def write_report(run: Path) -> Path:
     ]
     foot = "Written by jepa_video. The page is one file and asks the network for nothing."
     path = files.folder / REPORT
-    draft = path.with_suffix(".tmp")
-    text = document(f"{files.name} - jepa_video", page_head(files), sections, foot)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(path, document(f"{files.name} - jepa_video", page_head(files), sections, foot))
     return path
 
 
 def page_head(files: RunFiles) -> str:
     """Name, state and table of contents."""
-    state = "finished" if files.summary is not None else "not finished, or killed"
-    facts = [state]
+    facts = ["finished" if files.finished else "not finished, or killed"]
     if files.last_step is not None:
         facts.append(f"last logged step {files.last_step:,}")
     written = [p.stat().st_mtime for p in [files.folder / "metrics.csv"] if p.exists()]
@@ -94,9 +90,12 @@ def page_head(files: RunFiles) -> str:
 def result_section(files: RunFiles) -> str:
     """The headline, the few numbers that matter, and the table of baselines."""
     parts = [note("bad", "Damaged file.", problem) for problem in files.problems]
+    if not files.finished:
+        lack = "There is no summary.json: the" if files.summary is None else "The"
+        text = f"{lack} run has not finished. Below is what it left so far."
+        parts.append(note("warn", "Not finished.", text))
     if files.summary is None:
-        text = "There is no summary.json: the run has not finished. Below is what it left so far."
-        return section("result", "Result", *parts, note("warn", "Not finished.", text))
+        return section("result", "Result", *parts)
     leaves = flat(files.summary)
     parts.append(f'<p class="lead">{escape(headline(leaves))}</p>')
     parts.append(_tiles(leaves))
@@ -218,7 +217,7 @@ def curves_section(files: RunFiles) -> str:
 
 def collapse_section(files: RunFiles) -> str:
     """Verdict in words and the measures behind it."""
-    remark = collapse_remark(files.summary, files.metrics)
+    remark = collapse_remark(files.metrics, files.width)
     shown = [pair for pair in _in_order(charts_of(files.metrics)) if pair[0] in DASHBOARD]
     parts = [note(*remark)]
     if shown:

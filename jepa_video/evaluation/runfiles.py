@@ -10,14 +10,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..models.encoder import SIZES
 
 Column = dict[float, float]  # value at each step; steps without a value are not in it
 SHARES = ("top1", "top5", "accuracy")
-STEP_NAMES = ("step", "global_step", "trainer/global_step")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,25 @@ class RunFiles:
     def name(self) -> str:
         """Folder and its parent, as in `runs/first`; the rest of the path is nobody's business."""
         return f"{self.folder.parent.name}/{self.folder.name}".lstrip("/")
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and evaluation came to their end."""
+        return self.summary is not None and self.summary.get("status", "finished") == "finished"
+
+    @property
+    def width(self) -> int | None:
+        """`D` of the encoder's tokens, where the exported encoder or the summary tells it."""
+        try:
+            told = json.loads((self.folder / "encoder" / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            told = None
+        for source in (self.summary, told):
+            if isinstance(source, dict):
+                width = source.get("width") or SIZES.get(str(source.get("size")), (None,))[0]
+                if isinstance(width, int):
+                    return width
+        return None
 
     @property
     def last_step(self) -> int | None:
@@ -94,11 +114,16 @@ def _summary(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _rows(path: Path, problems: list[str]) -> list[dict[str, str]] | None:
+    """The rows of a table, None where there is none; a torn last line is left out.
+
+    More patient than the reader that a resume relies on: a row that is short, or has a cell that is
+    no number, costs that cell and not the page.
+    """
     text = _text(path, problems)
     if text is None:
         return None
-    # NUL bytes are what a machine that lost power leaves at the end of a file.
-    reader = csv.DictReader(text.replace("\0", "").splitlines(), restkey="", restval="")
+    whole = text.replace("\0", "").rpartition("\n")[0]
+    reader = csv.DictReader(StringIO(whole), restkey="", restval="")
     try:
         return [{str(key): str(value) for key, value in row.items()} for row in reader]
     except csv.Error as error:
@@ -111,15 +136,12 @@ def read_columns(path: Path, problems: list[str]) -> dict[str, Column]:
 
     Without a step column the number of the row stands in. Cells that are no number are left out.
     """
-    rows = _rows(path, problems) or []
     columns: dict[str, Column] = {}
-    for index, row in enumerate(rows):
-        step = next((_number(row[name]) for name in STEP_NAMES if name in row), float(index))
-        if step is None or not math.isfinite(step):
-            continue
+    for index, row in enumerate(_rows(path, problems) or []):
+        step = _number(row.get("step", "")) if "step" in row else float(index)
         for name, cell in row.items():
             value = _number(cell)
-            if value is not None and name not in STEP_NAMES:
+            if step is not None and value is not None and name != "step":
                 columns.setdefault(name, {})[step] = value
     return {name: dict(sorted(column.items())) for name, column in columns.items()}
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..energies.health import State, Vitals, verdict
 from .charts import number
 from .runfiles import Column, baselines, finite, interval
 
-SURE = 3.0  # standard errors of the energy gap that count as proof
-
+STATES: dict[State, tuple[str, str]] = {
+    "healthy": ("good", "No sign of collapse."),
+    "watch": ("warn", "Watch this."),
+    "collapsed": ("bad", "Collapsed."),
+}
 REPRESENTATIONS = {
     "": "this run",
     "untrained": "untrained encoder",
@@ -92,26 +96,21 @@ def _without_probe(leaves: Mapping[str, Any]) -> str:
     return f"Without labels there is no probe{rest}."
 
 
-def collapse_remark(
-    summary: Mapping[str, Any] | None, metrics: Mapping[str, Column]
-) -> tuple[str, str, str]:
-    """Kind, word and sentence about collapse: the run's verdict and what its last figures say."""
-    last = {name: next(reversed(column.values())) for name, column in metrics.items() if column}
-    told = summary or {}
-    gap = finite(told.get("energy_gap", last.get("energy_gap")))
-    error = finite(told.get("energy_gap_stderr", last.get("energy_gap_stderr")))
-    rank = finite(told.get("rankme", last.get("rankme/context")))
-    verdict = told.get("verdict")
-    if gap is None:
-        text = "The energy of true and shuffled pairs was not measured yet."
-        return ("plain", "Unknown.", f"{verdict} {text}" if isinstance(verdict, str) else text)
-    sure = f", {gap / error:.1f} standard errors from 0" if error else ""
-    ranks = f" The features fill {number(rank)} directions (1 is total collapse)." if rank else ""
-    figures = f"Shuffled pairs have {number(gap)} more energy than true ones{sure}.{ranks}"
-    text = f"{verdict} {figures}" if isinstance(verdict, str) else figures
-    if (rank is not None and rank < 2) or gap <= 0:
-        mend = "Raise the weight of the regulariser, or slow the target down."
-        return ("bad", "Collapsed.", f"{text} {mend}")
-    if error and gap / error < SURE:
-        return ("warn", "Not sure.", text)
-    return ("good", "No collapse.", text)
+def collapse_remark(metrics: Mapping[str, Column], width: int | None) -> tuple[str, str, str]:
+    """Kind, word and sentence about collapse, by the same judgement as in training.
+
+    Args:
+        metrics: the columns of the log.
+        width: `D` of the tokens; without it nothing is said about rank.
+    """
+    known = {name: column for name, column in metrics.items() if column}
+    if width is None:
+        known = {name: column for name, column in known.items() if not name.startswith("rankme")}
+    first = {name: next(iter(column.values())) for name, column in known.items()}
+    last = {name: next(reversed(column.values())) for name, column in known.items()}
+    if not any(name.startswith(("rankme", "std", "energy_gap")) for name in known):
+        return ("plain", "Unknown.", "Rank, spread and energy gap were not measured yet.")
+    found = verdict(Vitals.read(last, width or 0), Vitals.read(first, width or 0))
+    advice = f" What helps: {found.advice}." if found.advice else ""
+    kind, word = STATES[found.state]
+    return (kind, word, f"{found.sentence}{advice}")

@@ -273,32 +273,49 @@ def test_a_diverged_run_is_told_so(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "error", "rank", "word"),
-    [
-        (0.2, 0.01, 40.0, "No collapse."),
-        (0.02, 0.01, 40.0, "Not sure."),
-        (-0.01, 0.01, 40.0, "Collapsed."),
-        (0.2, 0.01, 1.2, "Collapsed."),
-    ],
+    ("gap", "rank", "kind"),
+    [(0.2, 40.0, "good"), (0.01, 40.0, "warn"), (0.2, 1.2, "bad"), (math.nan, 40.0, "bad")],
 )
-def test_remark_on_collapse_follows_the_figures(
-    gap: float, error: float, rank: float, word: str
-) -> None:
-    told = {"energy_gap": gap, "energy_gap_stderr": error, "rankme": rank}
-    assert collapse_remark(told, {})[1] == word
+def test_remark_on_collapse_follows_the_last_figures(gap: float, rank: float, kind: str) -> None:
     columns = {
-        f"{name}/context" if name == "rankme" else name: {10.0: v} for name, v in told.items()
+        "energy_gap": {0.0: 0.2, 10.0: gap},
+        "energy_gap_stderr": {0.0: 0.01, 10.0: 0.01},
+        "rankme/target": {0.0: 40.0, 10.0: rank},
     }
-    assert collapse_remark(None, columns)[1] == word  # a run without a summary, from its log
+    assert collapse_remark(columns, 96)[0] == kind
+
+
+def test_remark_without_a_width_says_nothing_about_rank() -> None:
+    columns = {
+        "rankme/target": {0.0: 30.0},
+        "energy_gap": {0.0: 0.2},
+        "energy_gap_stderr": {0.0: 0.01},
+    }
+    assert "directions" in collapse_remark(columns, 96)[2]
+    assert "directions" not in collapse_remark(columns, None)[2]
 
 
 def test_remark_without_measurements_claims_nothing() -> None:
-    assert collapse_remark(None, {})[1] == "Unknown."
+    assert collapse_remark({"loss": {0.0: 1.0}}, 96)[1] == "Unknown."
 
 
-def test_the_later_of_two_rows_for_a_step_counts(tmp_path: Path) -> None:
+def test_width_comes_from_the_exported_encoder(run: Path) -> None:
+    (run / "encoder" / "config.json").write_text(
+        '{"class": "VideoViT", "size": "tiny", "width": null}'
+    )
+    assert "of 192 directions" in read(run).text
+
+
+def test_a_summary_that_is_not_final_is_not_sold_as_a_result(run: Path) -> None:
+    (run / "summary.json").write_text(json.dumps({**SUMMARY, "status": "running"}))
+    assert "The run has not finished" in read(run).text
+    (run / "summary.json").write_text(json.dumps({**SUMMARY, "status": "finished"}))
+    assert "has not finished" not in read(run).text
+
+
+def test_the_later_of_two_rows_for_a_step_counts_and_a_torn_row_does_not(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    path.write_text("step,loss,probe\n1,5,\n2,4,0.5\n1,3,\n")
+    path.write_text("step,loss,probe\n1,5,\n2,4,0.5\n1,3,\n3,0.")
     assert read_columns(path, []) == {"loss": {1.0: 3.0, 2.0: 4.0}, "probe": {2.0: 0.5}}
 
 
