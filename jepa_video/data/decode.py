@@ -150,7 +150,7 @@ def _read(path: str, wanted: list[int], backend: str) -> Frames:
         return _read_pyav(path, wanted)
     info = video_info(path)
     if max(wanted) >= info.frames:
-        raise _past_end(path, max(wanted), info.frames)
+        raise PastEnd(path, max(wanted), info.frames)
     try:
         if info.backend == "decord":
             return _read_decord(path, wanted)
@@ -197,8 +197,12 @@ def _whole(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[int]:
     return wanted
 
 
-def _past_end(path: str, index: int, frames: int) -> IndexError:
-    return IndexError(f"{path}: frame {index} asked of a video of {frames} frames")
+class PastEnd(IndexError):
+    """A frame number at or after the end; `frames` is how many there are."""
+
+    def __init__(self, path: str, index: int, frames: int) -> None:
+        super().__init__(f"{path}: frame {index} asked of a video of {frames} frames")
+        self.frames = frames
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[str, int, int]:
@@ -245,7 +249,7 @@ def _read_decord(path: str, wanted: list[int]) -> Frames:
     except Exception as error:  # decord raises its own types and plain RuntimeError alike
         raise DecodeError(path, f"unreadable by decord: {_first_line(error)}") from None
     if order[-1] >= count:
-        raise _past_end(path, int(order[-1]), count)
+        raise PastEnd(path, int(order[-1]), count)
     return frames if order.tolist() == wanted else frames[where]
 
 
@@ -311,7 +315,7 @@ def _from_start(path: str, wanted: set[int]) -> dict[int, Frames]:
             count += 1
             if count > last:
                 return found
-    raise _past_end(path, last, count)
+    raise PastEnd(path, last, count)
 
 
 def _after_seek(path: str, wanted: list[int]) -> dict[int, Frames]:
@@ -320,7 +324,7 @@ def _after_seek(path: str, wanted: list[int]) -> dict[int, Frames]:
 
     info, packets = _examined(*_identity(path))
     if wanted[-1] >= info.frames:
-        raise _past_end(path, wanted[-1], info.frames)
+        raise PastEnd(path, wanted[-1], info.frames)
     if not packets.clean or not _CONTAINERS & set(info.container.split(",")):
         return {}
     times = sorted(t for t in packets.times if t is not None)

@@ -1,0 +1,270 @@
+"""VideoDataModule: from one word, a folder or manifests to loaders that resume exactly."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.distributed as dist
+from lightning import LightningDataModule
+
+from jepa_video.data.clips import Check, ClipSettings, Tables, VideoClips, label_columns
+from jepa_video.data.ledger import Ledger
+from jepa_video.data.loader import ClipLoader
+from jepa_video.data.manifest import Listing, classes_of, read_source
+from jepa_video.data.sampler import ClipSampler
+from jepa_video.data.split import held_out, standard_splits
+from jepa_video.data.synthetic import ensure_synthetic
+from jepa_video.errors import UserError
+
+Split = Literal["train", "val"]
+Sources = str | list[str] | None
+
+
+class VideoDataModule(LightningDataModule):
+    """Videos for pretraining and for the probes.
+
+    Args:
+        root: a folder (with train and val manifests, with train/ and val/ folders, or one that is
+            split here), a manifest, or `synthetic`: the embedded set, made on first use.
+        train: manifests or folders in place of what `root` has; several are mixed.
+        val: the same for the held-out videos.
+        weights: how often each training source is taken; None takes every video once an epoch.
+        labels: label columns to keep; None keeps all.
+        frames: frames of a clip.
+        stride: source frames from one to the next.
+        fps: frames a second in place of the stride.
+        size: height and width of the stored clip, pixels; augmentation crops from it.
+        fit: `crop` keeps the middle square of the picture, `squash` all of it.
+        batch_size: clips of a batch, on each device.
+        workers: loader processes; 0 reads in the main one.
+        cache_mb: memory for decoded frames of short videos, on each rank.
+        check: how files are examined before use: `full`, `quick` or `none`.
+        unreadable_limit: the share of unusable files at which the run stops, 0 to 1.
+        missing: `stop` at a manifest row whose file is not there, or `skip` and list it.
+        val_fraction: the part that is held out where the source has no split of its own.
+        seed: of the order and of the clips' starts.
+        timeout: seconds that one file may take to be read.
+    """
+
+    def __init__(
+        self,
+        root: str = "synthetic",
+        train: Sources = None,
+        val: Sources = None,
+        weights: list[float] | None = None,
+        labels: list[str] | None = None,
+        frames: int = 8,
+        stride: int = 2,
+        fps: float | None = None,
+        size: int = 40,
+        fit: Literal["crop", "squash"] = "crop",
+        batch_size: int = 32,
+        workers: int = 0,
+        cache_mb: float = 1024.0,
+        check: Check = "full",
+        unreadable_limit: float = 0.25,
+        missing: Literal["stop", "skip"] = "stop",
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        timeout: float = 30.0,
+    ) -> None:
+        super().__init__()
+        self.root, self.train, self.val, self.weights = root, train, val, weights
+        self.labels, self.batch_size, self.workers = labels, batch_size, workers
+        self.cache_mb = cache_mb
+        self.settings = ClipSettings(frames, stride, fps, size, fit)
+        self.check, self.unreadable_limit, self.missing = check, unreadable_limit, missing
+        self.val_fraction, self.seed, self.timeout = val_fraction, seed, timeout
+        self.unreadable = Ledger(limit=unreadable_limit)
+        self._clips: dict[str, VideoClips] = {}
+        self._refuse_nonsense()
+
+    def prepare_data(self) -> None:
+        """Make the embedded set and examine the files, on one process; others find the answers."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the videos of both splits; the second call finds the work done."""
+        if self._clips:
+            return
+        listings = self._listings()
+        both = [*listings["train"], *listings["val"]]
+        names = label_columns(both, self.labels)
+        tables = {name: classes_of(both, name) for name in names}
+        total = sum(len(part.rows) for part in both)
+        clips = {}
+        for split, parts in listings.items():
+            if parts:
+                share = sum(len(part.rows) for part in parts) / total
+                clips[split] = self._open(parts, names, tables, self.cache_mb * share)
+        self.unreadable = Ledger(total, self.unreadable_limit, self.root)
+        for videos in clips.values():
+            self.unreadable.update(videos.unreadable)
+        self._clips = clips
+
+    def _open(
+        self, parts: list[Listing], names: list[str], tables: Tables, cache_mb: float
+    ) -> VideoClips:
+        with _Notice(", ".join(part.where for part in parts)) as notice:
+            return VideoClips(
+                list(parts),
+                self.settings,
+                labels=names,
+                tables=tables,
+                seed=self.seed,
+                check=self.check,
+                unreadable_limit=self.unreadable_limit,
+                missing=self.missing,
+                cache_mb=cache_mb,
+                timeout=self.timeout,
+                progress=notice,
+            )
+
+    @property
+    def label_names(self) -> list[str]:
+        """The label columns."""
+        return self.clips("train").label_names
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The class names of each label column, the same for both splits."""
+        return self.clips("train").classes
+
+    def clips(self, split: Split) -> VideoClips:
+        """The videos of a split as the loaders use them.
+
+        Raises:
+            UserError: there is nothing in this split.
+        """
+        self.setup()
+        if split not in self._clips:
+            raise UserError(
+                f"{self.root} has no {split} videos: give data.{split}, or a data.val_fraction "
+                "above 0"
+            )
+        return self._clips[split]
+
+    def labelled(
+        self,
+        split: Split,
+        label: str | None = None,
+        per_class: int | None = None,
+        seed: int = 0,
+        clips: int = 1,
+    ) -> VideoClips:
+        """Videos for a probe, in evaluation: always the same clips.
+
+        Args:
+            split: `train` or `val`.
+            label: keep this column alone, and only videos that have it.
+            per_class: at most so many videos of each class (of `label`, or of the first column).
+            seed: which ones those are.
+            clips: clips of each video.
+        """
+        videos = self.clips(split)
+        column = label or next(iter(videos.label_names), None)
+        if per_class is not None and column is None:
+            raise UserError(f"{self.root} has no labels, so per_class has nothing to count")
+        chosen = None
+        if column is not None and (label is not None or per_class is not None):
+            chosen = videos.few(column, per_class, seed)
+        return videos.evaluation(chosen, clips, label)
+
+    def train_dataloader(self) -> ClipLoader:
+        """Shuffled or weighted, in equal parts for the ranks, with a position that is stored."""
+        videos = self.clips("train")
+        rank, world = _place()
+        sampler = ClipSampler(videos.lengths, self.weights, rank=rank, world=world, seed=self.seed)
+        if len(sampler) == 0:
+            raise UserError(f"{len(videos)} training videos are too few for {world} processes")
+        return self._loader(videos, sampler, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> ClipLoader | list[Any]:
+        """The held-out videos in a fixed order, one clip from the middle of each."""
+        self.setup()
+        if "val" not in self._clips:
+            return []
+        videos = self._clips["val"].evaluation()
+        rank, world = _place()
+        sampler = ClipSampler([len(videos)], shuffle=False, rank=rank, world=world)
+        return self._loader(videos, sampler, drop_last=False)
+
+    def loader(self, videos: VideoClips) -> ClipLoader:
+        """All clips of `videos` in order, on this process alone: for features and probes."""
+        return ClipLoader(videos, self.unreadable, batch_size=self.batch_size)
+
+    def _loader(self, videos: VideoClips, sampler: ClipSampler, drop_last: bool) -> ClipLoader:
+        return ClipLoader(
+            videos,
+            self.unreadable,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            sampler=sampler,
+            drop_last=drop_last,
+        )
+
+    def _listings(self) -> dict[str, list[Listing]]:
+        """Listings of the two splits; `val` is empty where nothing is held out."""
+        if self.train is not None:
+            train = [self._source(source) for source in _several(self.train)]
+            val = [self._source(source) for source in _several(self.val)]
+        else:
+            root = ensure_synthetic() if self.root == "synthetic" else Path(self.root)
+            train, val = standard_splits(root)
+            val = [self._source(source) for source in _several(self.val)] or val
+        if not val:
+            train, val = held_out(train, self.val_fraction)
+        return {"train": train, "val": val}
+
+    def _source(self, source: str) -> Listing:
+        """A source as given, or below `root`."""
+        below = None if self.root == "synthetic" else self.root
+        if below is not None and not os.path.exists(source):
+            inside = os.path.join(below, source)
+            source = inside if os.path.exists(inside) else source
+        return read_source(source, below)
+
+    def _refuse_nonsense(self) -> None:
+        for name, low in (("batch_size", 1), ("workers", 0), ("cache_mb", 0)):
+            if getattr(self, name) < low:
+                raise UserError(f"data.{name} must be {low} or more, not {getattr(self, name)}")
+        for name in ("unreadable_limit", "val_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name} must be from 0 to 1, not {getattr(self, name)}")
+        if not self.timeout > 0:
+            raise UserError(f"data.timeout must be above 0 seconds, not {self.timeout}")
+
+
+class _Notice:
+    """Says on the error channel that files are being examined, where that takes seconds."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self._start, self._said = where, time.monotonic(), 0.0
+
+    def __enter__(self) -> _Notice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._said:
+            print("", file=sys.stderr)
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic() - self._start
+        if now - self._said > 2.0 or (self._said and done == total):
+            self._said = now
+            print(f"\rexamining {self.where}: {done} of {total} files", end="", file=sys.stderr)
+
+
+def _several(sources: Sources) -> list[str]:
+    return [sources] if isinstance(sources, str) else list(sources or [])
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

@@ -1,0 +1,172 @@
+"""Is this file a video that can be trained on, and which decoder reads it right?
+
+Runs in a process of its own (see `check.py`), which a decoder may hang or crash: it takes a job a
+line from its input and answers a line on its output. Imports no torch: it must start quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from jepa_video.data.decode import DecodeError, Frames, PastEnd, VideoInfo, read_clip, video_info
+
+READY: Final = "ready"
+_ONE_PASS: Final = 1024  # up to so many frames a doubtful file is decoded in order, without seeks
+_LFS: Final = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an examination found: `info` of a usable file, else the `reason` in plain words."""
+
+    info: VideoInfo | None
+    reason: str = ""
+
+
+def examine(path: str, level: str, decord: bool = True) -> Finding:
+    """Examine a file.
+
+    Args:
+        path: the file.
+        level: `quick` counts packets and decodes one frame; `full` also decodes the first, the
+            middle and the last frame, with both decoders where decord is a candidate, and keeps
+            decord only where the two agree.
+        decord: whether decord may be tried.
+    """
+    try:
+        _outside(path)
+        try:
+            info = video_info(path)
+        except DecodeError:
+            _cut_short(path)
+            raise
+        _cut_short(path)
+        if not decord:
+            info = replace(info, backend="pyav")
+        return Finding(_inside(path, info) if level == "full" else info)
+    except DecodeError as error:
+        return Finding(None, error.reason)
+
+
+def _outside(path: str) -> None:
+    """Faults that show without a decoder."""
+    if not os.path.exists(path):
+        raise DecodeError(path, "missing")
+    if os.path.isdir(path):
+        raise DecodeError(path, "not a video (a folder)")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError as error:
+        raise DecodeError(path, f"unreadable: {error.strerror}") from None
+    if not head:
+        raise DecodeError(path, "empty")
+    if head.startswith(_LFS):
+        raise DecodeError(path, "not a video (a Git LFS pointer: the file was never downloaded)")
+    if _is_text(head):
+        raise DecodeError(path, "not a video (a text file)")
+
+
+def _is_text(head: bytes) -> bool:
+    controls = sum(byte < 9 or 13 < byte < 32 for byte in head)
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # a character may be cut at the end of the sample
+            return False
+    return controls == 0
+
+
+def _cut_short(path: str) -> None:
+    """Raise where a container's outermost boxes reach beyond the end of the file."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > size + 1:
+            raise DecodeError(path, "truncated: the file is shorter than its header says")
+        if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return
+        place, kinds = 0, set()
+        while place + 8 <= size:
+            file.seek(place)
+            box = file.read(16)
+            length = int.from_bytes(box[:4], "big")
+            if length == 1:
+                length = int.from_bytes(box[8:16], "big")
+            kinds.add(box[4:8])
+            if length == 0:  # to the end of the file
+                return
+            if place + length > size:
+                raise DecodeError(path, "truncated: the file is shorter than its header says")
+            place += max(length, 8)
+        if b"mdat" in kinds and not kinds & {b"moov", b"moof"}:
+            raise DecodeError(path, "truncated: the index at its end is missing")
+
+
+def _inside(path: str, info: VideoInfo) -> VideoInfo:
+    """Decode the first, middle and last frame; settle the count and the decoder."""
+    if info.backend == "decord" and _agree(path, info.frames):
+        return info
+    info = replace(info, backend="pyav")
+    try:
+        _sample(path, info.frames, "pyav", one_pass=info.frames <= _ONE_PASS)
+    except PastEnd as error:
+        info = _shortened(path, info, error.frames)
+        _sample(path, info.frames, "pyav")
+    return info
+
+
+def _shortened(path: str, info: VideoInfo, frames: int) -> VideoInfo:
+    """A few frames fewer than promised are common in AVI; many are a broken file."""
+    if frames < info.frames - max(3, info.frames // 50):
+        raise DecodeError(path, f"truncated: {frames} of {info.frames} frames decode")
+    return replace(info, frames=frames)
+
+
+def _agree(path: str, frames: int) -> bool:
+    """Whether both decoders give the same frames, each with its own way of seeking."""
+    try:
+        ours = _sample(path, frames, "pyav")
+        return np.array_equal(_sample(path, frames, "decord"), ours)
+    except (DecodeError, IndexError):
+        return False
+
+
+def _sample(path: str, frames: int, backend: str, one_pass: bool = False) -> Frames:
+    places = sorted({0, frames // 2, frames - 1})
+    if one_pass or backend == "decord":
+        return read_clip(path, places, backend=backend)
+    return np.concatenate([read_clip(path, [place], backend=backend) for place in places])
+
+
+def to_json(finding: Finding) -> dict[str, Any]:
+    """A finding as plain values."""
+    return {"info": asdict(finding.info) if finding.info else None, "reason": finding.reason}
+
+
+def from_json(values: dict[str, Any]) -> Finding:
+    """The inverse of `to_json`."""
+    info = values["info"]
+    return Finding(VideoInfo(**info) if info else None, values["reason"])
+
+
+def main() -> None:
+    """Answer jobs until the input ends; decoders print, so the answers have their own channel."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    print(READY, file=answers, flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            finding = examine(job["path"], job["level"], job["decord"])
+        except Exception as error:  # nothing that a file does may end the examiner
+            finding = Finding(None, f"unreadable: {type(error).__name__} ({error})")
+        print(json.dumps(to_json(finding)), file=answers, flush=True)

@@ -1,0 +1,71 @@
+"""The loader: batches with an exact position, and files that fail while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from jepa_video.data.clips import VideoClips, collate
+from jepa_video.data.ledger import Ledger
+from jepa_video.data.sampler import Key
+
+_PATIENCE = 4.0  # a worker's time-out in units of the time that one file may take
+
+
+class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
+    """A StatefulDataLoader of clips: `state_dict()` in the middle of an epoch, exact resume.
+
+    What the workers could not read comes with the batch, goes into the ledger here, and stops the
+    run where the ledger's limit is passed. A batch of which nothing could be read is left out.
+
+    Args:
+        clips: the videos.
+        ledger: takes the files that fail; the videos' own by default.
+        batch_size: clips of a batch.
+        workers: loader processes; 0 reads in this one.
+        sampler: gives the keys; in order by default.
+        drop_last: leave out what does not fill a batch.
+    """
+
+    def __init__(
+        self,
+        clips: VideoClips,
+        ledger: Ledger | None = None,
+        *,
+        batch_size: int = 32,
+        workers: int = 0,
+        sampler: Sampler[Key] | None = None,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        self.ledger = clips.unreadable if ledger is None else ledger
+        if workers:  # each has its own memory for decoded frames: they share the size
+            clips = clips.with_cache(clips.cache_mb / workers)
+        super().__init__(
+            clips,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            # Reading gives up on a file by itself; this is for a worker that is dead or stopped.
+            timeout=_PATIENCE * clips.timeout * batch_size if workers else 0,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = super().__iter__()
+        return (batch for batch in map(self._settled, batches) if batch)
+
+    def _settled(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch without the files that failed, which go into the ledger."""
+        dropped = batch.pop("dropped", ())
+        for path, reason in dropped:
+            self.ledger.add(path, reason)
+        if dropped:
+            self.ledger.enforce()
+        return batch
