@@ -38,7 +38,7 @@ nav { font-size: .9rem; margin: 10px 0 0; display: flex; flex-wrap: wrap; gap: 2
 .small, .facts { color: var(--soft); font-size: .86rem; }
 .lead { font-size: 1.22rem; line-height: 1.45; max-width: 40em; margin: 6px 0 14px; }
 .tiles { display: grid; gap: 10px; margin: 14px 0 18px;
-  grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 10px 12px; }
 .tile b { display: block; font-size: 1.35rem; line-height: 1.25;
@@ -50,7 +50,7 @@ th, td { text-align: left; padding: 6px 18px 6px 0; vertical-align: top;
   border-bottom: 1px solid var(--rule); }
 thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 tbody th { font-weight: 500; }
-td .small { display: block; white-space: nowrap; }
+td .small { display: block; white-space: nowrap; font-weight: 400; }
 td.best { font-weight: 650; }
 td.path { overflow-wrap: anywhere; min-width: 14em; }
 svg.bar { display: block; width: 120px; height: 16px; }
@@ -98,7 +98,9 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px
   font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details > summary { cursor: pointer; color: var(--link); margin: 8px 0; }
 footer { padding: 18px 20px 40px; color: var(--soft); font-size: .84rem; }
-@media (max-width: 560px) { .lead { font-size: 1.1rem; } body { font-size: 15px; } }
+@media (min-width: 800px) { .row figure:not(:only-child) { max-width: calc(50% - 10px); } }
+@media (max-width: 560px) { .lead { font-size: 1.1rem; } body { font-size: 15px; }
+  th, td { padding-right: 12px; } svg.bar { width: 64px; } td .small { white-space: normal; } }
 @media (prefers-reduced-motion: reduce) {
   .plate .has-still { display: none; } .plate .still { display: block; } }
 @media print { :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444;

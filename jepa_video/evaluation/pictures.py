@@ -1,4 +1,4 @@
-"""The picture pack of a run, drawn with the trained model on held-out clips.
+"""The picture pack of a run, drawn with the trained model on clips that it did not learn from.
 
 What is masked, what the features see, which clips lie close, and where the energy is: the things a
 person wants to look at before believing a number. Shapes: video `B T C H W` uint8, tokens `B N D`.
@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.datamodule import VideoDataModule
 from ..data.masks import MaskGroup
 from ..data.transforms import centre
 from ..energies.distances import distance
+from ..errors import UserError
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, build_encoder
 from ..randomness import LATENT, MASK, generator, seed_of
@@ -38,7 +40,7 @@ from .drawing import (
     tile_side,
     tint,
 )
-from .samples import Sample
+from .samples import Sample, sample_clips
 
 CHUNK: Final = 16  # clips that are encoded together
 COLOURED: Final = 16  # clips whose tokens share one set of principal components
@@ -64,6 +66,18 @@ def looking(module: VideoJEPA) -> Iterator[None]:
             part.training = mode
 
 
+def draw_pictures(module: VideoJEPA, data: VideoDataModule, folder: Path) -> list[Plate]:
+    """Draws a model on its held-out videos, or on training videos where none are held out.
+
+    Args and result as in `draw_album`.
+    """
+    try:
+        videos = data.labelled("val")
+    except UserError:
+        videos = data.labelled("train")
+    return draw_album(module, sample_clips(videos), folder)
+
+
 def draw_album(module: VideoJEPA, sample: Sample | None, folder: Path) -> list[Plate]:
     """Draws the pictures of a model on held-out clips into `folder`, with their `album.json`.
 
@@ -83,7 +97,7 @@ def draw_album(module: VideoJEPA, sample: Sample | None, folder: Path) -> list[P
             plates.append(feature_plate(module, untrained, sample, folder))
             if len(sample.video) > 1:
                 plates.append(energy_plate(module, sample, folder))
-            if len(sample.index.unique()) > 1:
+            if len(sample.source.unique()) > 1:
                 plates.append(neighbour_plate(module, untrained, sample, folder))
     save_album(folder, plates)
     return plates
@@ -166,8 +180,8 @@ def feature_plate(
         for clip in range(min(SHOWN, len(video)))
     ]
     caption = (
-        "The first three principal components of the tokens as red, green and blue, fitted on "
-        f"{len(video)} clips together: the same colour means a similar feature. They hold "
+        "Beside the frames, the first three principal components of the tokens as red, green and "
+        f"blue, fitted on {len(video)} clips together: like colours are like features. They hold "
         f"{held[0]:.0%} of the variance of this run's tokens, {held[1]:.0%} of the untrained ones."
     )
     rows = tuple(tuple(pictures[at : at + 2]) for at in range(0, len(pictures), 2))
@@ -190,23 +204,23 @@ def _feature_picture(frames: Tensor, maps: Sequence[Tensor], folder: Path, numbe
     middle = enlarge(slot_frames(frames, slots)[chosen], side // 2)
     small = [enlarge(panel[chosen], side // 2) for panel in panels]
     save_still(stacked([beside(list(row)) for row in (middle, *small)]), folder / still)
-    label = "left to right: frames, this run, untrained encoder"
-    alt = f"Clip {number + 1} in three panels, {label}; the features as colours that change in time"
+    label = f"clip {number + 1}: frames, this run, untrained encoder"
+    alt = f"Three panels, {label}; the features are colours that change in time"
     return Picture(name, alt, label, still)
 
 
 # Neighbours
 
 
-def nearest(features: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` nearest other videos by cosine of centred features `N D`: places and cosines.
+def nearest(features: Tensor, source: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` nearest clips by cosine of centred features `N D`: places and cosines `N count`.
 
-    Clips of one and the same video (`index`, `N`) are no neighbours. Fewer come back where there
-    are fewer videos.
+    Clips cut from one and the same `source` (`N`) are no neighbours: they would be found by any
+    encoder. Fewer come back where there are fewer of others.
     """
     unit = F.normalize(features - features.mean(dim=0), dim=1)
     closeness = unit @ unit.T
-    closeness[index[:, None] == index[None, :]] = -2.0
+    closeness[source[:, None] == source[None, :]] = -2.0
     count = min(count, int((closeness > -2).sum(dim=1).min()))
     values, places = closeness.topk(count, dim=1)
     return places, values
@@ -219,7 +233,7 @@ def neighbour_plate(
     found = []
     for encoder in (module.encoder, untrained):
         features = encoded(encoder, sample.video, module.device).mean(dim=1)
-        found.append(nearest(features, sample.index, NEIGHBOURS))
+        found.append(nearest(features, sample.source, NEIGHBOURS))
     (places, values), (before, _) = found
     frames = view(module, sample.video)
     rows = []
@@ -229,8 +243,8 @@ def neighbour_plate(
         row += [_thumbnail(sample, frames, query, at, cosine, folder) for at, cosine in near]
         rows.append(tuple(row))
     caption = (
-        f"Of {len(frames)} held-out clips, those whose mean features have the highest cosine with "
-        f"the clip on the left. {_agreement(sample, places[:, 0], before[:, 0])}"
+        f"Of {len(frames)} clips, those whose mean features have the highest cosine with "
+        f"the clip on the left; clips cut from the same film do not count. {_agreement(sample, places[:, 0], before[:, 0])}"
     )
     heads = ("clip", *(f"neighbour {rank + 1}" for rank in range(places.shape[1])))
     return Plate("Which clips lie close", caption.strip(), tuple(rows), heads)
@@ -316,7 +330,7 @@ def energy_plate(module: VideoJEPA, sample: Sample, folder: Path) -> Plate:
             save_still(_heated(module, shown, energy, low, high), folder / file)
             label = f"clip {number + 1}, {name}: mean energy {energy.nanmean().item():.3f}"
             pair.append(Picture(file, f"Energy over the frames of y: {label}", label))
-        rows.append(tuple(pair))
+        rows += [tuple(pair)] if module.encoder.grid[0] <= 4 else [(one,) for one in pair]
     caption = (
         f"The energy of each token of y given the context x, from dark ({low:.3f} or less) to "
         f"bright ({high:.3f} or more), over the frames of y; time runs from left to right. In a "

@@ -18,14 +18,14 @@ class Sample:
 
     Attributes:
         video: `B T C H W` uint8.
-        index: `B`, the video each clip is from.
+        source: `B`, what each clip is cut from: its group where the set has groups, else its video.
         labels: `B L`, -1 where a label is not known.
         names: the `L` names of the labels.
         classes: the names of the classes of each label; a class without one is told by its number.
     """
 
     video: Tensor
-    index: Tensor
+    source: Tensor
     labels: Tensor
     names: Sequence[str] = ()
     classes: Mapping[str, Sequence[str]] | None = None
@@ -61,12 +61,17 @@ def sample_clips(dataset: Any, clips: int = CLIPS) -> Sample | None:
     Spread, because a set is often sorted by class. An item is read once, as `dataset[i]` gives it.
     """
     places = torch.linspace(0, max(len(dataset) - 1, 0), min(clips, len(dataset))).long().unique()
-    items = [item for place in places.tolist() if (item := dataset[place]) is not None]
+    read = (dataset[place] for place in places.tolist())
+    items = [item for item in read if isinstance(item, dict)]  # else the file was unreadable
     if not items:
         return None
+    numbers = [int(item["index"]) for item in items]
+    groups = getattr(dataset, "groups", None)
+    sources = [str(groups[number] if groups else number) for number in numbers]
+    known: dict[str, int] = {}
     return Sample(
         video=torch.stack([item["video"] for item in items]),
-        index=torch.tensor([int(item["index"]) for item in items]),
+        source=torch.tensor([known.setdefault(name, len(known)) for name in sources]),
         labels=torch.stack([torch.as_tensor(item["labels"]).reshape(-1) for item in items]),
         names=list(getattr(dataset, "label_names", ())),
         classes=getattr(dataset, "classes", None),

@@ -220,6 +220,7 @@ def test_a_sample_is_spread_over_the_set_and_skips_the_unreadable() -> None:
     class Clips:
         label_names = ["kind"]
         classes = {"kind": ["a", "b"]}
+        groups: list[str] | None = None
 
         def __len__(self) -> int:
             return 100
@@ -227,11 +228,14 @@ def test_a_sample_is_spread_over_the_set_and_skips_the_unreadable() -> None:
         def __getitem__(self, key: int) -> Any:
             video = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
             item = {"video": video, "labels": torch.tensor([key // 50]), "index": torch.tensor(key)}
-            return None if key == 99 else item
+            return "unreadable" if key == 99 else item
 
     sample = sample_clips(Clips(), clips=5)
     assert sample is not None
-    assert sample.index.tolist() == [0, 24, 49, 74]
+    assert sample.labels.flatten().tolist() == [0, 0, 0, 1] and len(sample.source.unique()) == 4
+    Clips.groups = ["studio" if number < 30 else "garden" for number in range(100)]
+    grouped = sample_clips(Clips(), clips=5)
+    assert grouped is not None and grouped.source.tolist() == [0, 0, 1, 1]
     assert sample.described(3) == "b" and sample.compared(0, 3) == "a (other)"
 
 
