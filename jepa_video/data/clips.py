@@ -17,7 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jepa_video.data.check import LEVELS, check_files
-from jepa_video.data.decode import DecodeError, VideoInfo, has_decord, read_clip, video_info
+from jepa_video.data.decode import (
+    DecodeError,
+    DecodeTimeout,
+    VideoInfo,
+    has_decord,
+    read_clip,
+    video_info,
+)
 from jepa_video.data.examine import Finding
 from jepa_video.data.frames import FrameCache, shrink
 from jepa_video.data.ledger import Ledger
@@ -96,7 +103,7 @@ class VideoClips(Dataset[Item | Dropped]):
         clips: evaluation with so many clips of each video; None for training.
         seed: of the random starts.
         check: `full`, `quick` or `none`, see `examine.py`.
-        unreadable_limit: the share of unusable files at which the run stops.
+        unreadable_limit: the share of unusable files at which the run stops; None: not here.
         missing: `stop` at a manifest row whose file is not there, or `skip` and list it.
         cache_mb: memory for the decoded frames of short videos, in this process.
         timeout: seconds that one file may take to be read.
@@ -123,7 +130,7 @@ class VideoClips(Dataset[Item | Dropped]):
         clips: int | None = None,
         seed: int = 0,
         check: Check = "full",
-        unreadable_limit: float = 0.25,
+        unreadable_limit: float | None = 0.25,
         missing: Literal["stop", "skip"] = "stop",
         cache_mb: float = 0.0,
         timeout: float = 30.0,
@@ -136,6 +143,7 @@ class VideoClips(Dataset[Item | Dropped]):
         where = ", ".join(listing.where for listing in listings)
         total = sum(len(listing.rows) for listing in listings)
         self.unreadable = Ledger(total, unreadable_limit, where)
+        self._hung: dict[int, Dropped] = {}
         self.cache_mb, self._cache = cache_mb, FrameCache(cache_mb)
         self._sources = len(listings)
         rows = [(number, row) for number, listing in enumerate(listings) for row in listing.rows]
@@ -159,11 +167,15 @@ class VideoClips(Dataset[Item | Dropped]):
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a set of {len(self)}")
         video, part = divmod(index, self.clips or 1)
-        path = self.paths[video]
+        if video in self._hung:  # waiting for it once is enough
+            return self._hung[video]
         try:
             frames = self._frames(video, self._places(video, part, draw))
         except (DecodeError, IndexError) as error:
-            return Dropped(path, getattr(error, "reason", str(error)))
+            dropped = Dropped(self.paths[video], getattr(error, "reason", str(error)))
+            if isinstance(error, DecodeTimeout):
+                self._hung[video] = dropped
+            return dropped
         return {"video": frames, "labels": self.targets[video], "index": torch.tensor(video)}
 
     @property
@@ -179,7 +191,7 @@ class VideoClips(Dataset[Item | Dropped]):
             raise UserError(f"clips must be 1 or more, not {clips}")
         chosen = list(range(len(self.paths))) if videos is None else list(videos)
         other = copy.copy(self)
-        other.clips = clips
+        other.clips, other._hung = clips, {}
         other.paths = [self.paths[i] for i in chosen]
         other.source_of = [self.source_of[i] for i in chosen]
         other._infos = [self._infos[i] for i in chosen]
@@ -286,7 +298,7 @@ class VideoClips(Dataset[Item | Dropped]):
         path, info = self.paths[video], self._info(video)
         whole = self._cache.get(path)
         if whole is None:
-            if not self._cache.admits(info.frames, self.settings.size):
+            if not self._cache.admits(info, self.settings.size):
                 return self._read(path, info, places)
             whole = self._read(path, info, list(range(info.frames)))
             self._cache.put(path, whole)

@@ -104,7 +104,8 @@ class VideoDataModule(LightningDataModule):
         self.unreadable = Ledger(total, self.unreadable_limit, self.root)
         for videos in clips.values():
             self.unreadable.update(videos.unreadable)
-        self._clips = clips
+        self.unreadable.enforce()
+        self._clips = {split: videos for split, videos in clips.items() if videos.paths}
 
     def _open(
         self, parts: list[Listing], names: list[str], tables: Tables, cache_mb: float
@@ -117,7 +118,7 @@ class VideoDataModule(LightningDataModule):
                 tables=tables,
                 seed=self.seed,
                 check=self.check,
-                unreadable_limit=self.unreadable_limit,
+                unreadable_limit=None,  # the limit is for the run as a whole
                 missing=self.missing,
                 cache_mb=cache_mb,
                 timeout=self.timeout,

@@ -54,7 +54,7 @@ class DecodeError(Exception):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[DecodeError], tuple[str, str]]:
-        return DecodeError, (self.path, self.reason)
+        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _read(path: str, wanted: list[int], backend: str) -> Frames:
     try:
         return _read_pyav(path, wanted)
     except IndexError:
-        reason = f"truncated: frame {max(wanted)} of {info.frames} does not decode"
+        reason = f"truncated (frame {max(wanted)} of {info.frames} does not decode)"
         raise DecodeError(path, reason) from None
 
 
@@ -177,7 +177,7 @@ def _in_time(path: str, wanted: list[int], backend: str, timeout: float) -> Fram
     thread.start()
     thread.join(timeout)
     if not answer:
-        raise DecodeError(path, f"decoder gave no answer in {timeout:g} s")
+        raise DecodeTimeout(path, f"decoder hangs (no answer in {timeout:g} s)")
     if isinstance(answer[0], BaseException):
         raise answer[0]
     return answer[0]
@@ -195,6 +195,10 @@ def _whole(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[int]:
     if not wanted:
         raise IndexError("no frame numbers given")
     return wanted
+
+
+class DecodeTimeout(DecodeError):
+    """A decoder that gave no answer in time; the next attempt would cost as much."""
 
 
 class PastEnd(IndexError):

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from jepa_video.data.decode import DecodeError, Frames, PastEnd, VideoInfo, read
 
 READY: Final = "ready"
 _ONE_PASS: Final = 1024  # up to so many frames a doubtful file is decoded in order, without seeks
+_MP4_FIRST: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _LFS: Final = b"version https://git-lfs"
 
 
@@ -84,29 +85,56 @@ def _is_text(head: bytes) -> bool:
 
 
 def _cut_short(path: str) -> None:
-    """Raise where a container's outermost boxes reach beyond the end of the file."""
+    """Raise where the file ends before its own header says: mp4 and mov, AVI, Matroska and webm."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > size + 1:
-            raise DecodeError(path, "truncated: the file is shorter than its header says")
-        if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        head = file.read(256)
+        if head[4:8] in _MP4_FIRST:
+            end, whole = _mp4_end(file, size)
+        elif head[:4] == b"RIFF":
+            end, whole = int.from_bytes(head[4:8], "little") + 8, True
+        elif head[:4] == b"\x1a\x45\xdf\xa3":
+            end, whole = _matroska_end(head), True
+        else:
             return
-        place, kinds = 0, set()
-        while place + 8 <= size:
-            file.seek(place)
-            box = file.read(16)
-            length = int.from_bytes(box[:4], "big")
-            if length == 1:
-                length = int.from_bytes(box[8:16], "big")
-            kinds.add(box[4:8])
-            if length == 0:  # to the end of the file
-                return
-            if place + length > size:
-                raise DecodeError(path, "truncated: the file is shorter than its header says")
-            place += max(length, 8)
-        if b"mdat" in kinds and not kinds & {b"moov", b"moof"}:
-            raise DecodeError(path, "truncated: the index at its end is missing")
+    if end > size + 1:  # AVI writers differ on a last byte of padding
+        raise DecodeError(path, f"truncated ({size} of {end} bytes are there)")
+    if not whole:
+        raise DecodeError(path, "truncated (the index at its end is not there)")
+
+
+def _mp4_end(file: BinaryIO, size: int) -> tuple[int, bool]:
+    """Where the last box that begins in the file ends, and whether the frames have an index."""
+    place, kinds = 0, set()
+    while place + 8 <= size:
+        file.seek(place)
+        box = file.read(16)
+        kinds.add(box[4:8])
+        length = int.from_bytes(box[:4], "big")
+        if length == 1:
+            length = int.from_bytes(box[8:16], "big")
+        if length == 0:  # a box to the end of the file
+            length = size - place
+        place += max(length, 8)
+    return place, b"mdat" not in kinds or bool(kinds & {b"moov", b"moof"})
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment ends that follows the EBML header; 0 where a live writer left it open."""
+    header, width = _ebml_size(head, 4)
+    place = 4 + width + header
+    if head[place : place + 4] != b"\x18\x53\x80\x67" or place + 12 > len(head):
+        return 0
+    length, width = _ebml_size(head, place + 4)
+    unknown = (1 << 7 * width) - 1
+    return 0 if length == unknown else place + 4 + width + length
+
+
+def _ebml_size(head: bytes, place: int) -> tuple[int, int]:
+    """A number of variable width: its value and its width in bytes."""
+    width = 9 - head[place].bit_length()
+    value = int.from_bytes(head[place : place + width], "big")
+    return value & ((1 << 7 * width) - 1), width
 
 
 def _inside(path: str, info: VideoInfo) -> VideoInfo:
@@ -125,7 +153,7 @@ def _inside(path: str, info: VideoInfo) -> VideoInfo:
 def _shortened(path: str, info: VideoInfo, frames: int) -> VideoInfo:
     """A few frames fewer than promised are common in AVI; many are a broken file."""
     if frames < info.frames - max(3, info.frames // 50):
-        raise DecodeError(path, f"truncated: {frames} of {info.frames} frames decode")
+        raise DecodeError(path, f"truncated ({frames} of {info.frames} frames decode)")
     return replace(info, frames=frames)
 
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepa_video.data.decode import Frames
+from jepa_video.data.decode import Frames, VideoInfo
 
-# A video of more frames is not kept whole: its first reading would take long.
+# A longer or larger video is not kept whole: its first reading would take long and much memory.
 _WHOLE_FRAMES: Final = 1024
+_WHOLE_BYTES: Final = 256_000_000
 
 
 class FrameCache:
@@ -30,9 +31,13 @@ class FrameCache:
         """The frames of a video, uint8 `N C H W`, or None."""
         return self._frames.get(path)
 
-    def admits(self, frames: int, size: int) -> bool:
+    def admits(self, info: VideoInfo, size: int) -> bool:
         """Whether a video that is not in yet has a place."""
-        return frames <= _WHOLE_FRAMES and frames * 3 * size * size <= self._left
+        return (
+            info.frames <= _WHOLE_FRAMES
+            and info.frames * info.width * info.height * 3 <= _WHOLE_BYTES
+            and info.frames * size * size * 3 <= self._left
+        )
 
     def put(self, path: str, frames: Tensor) -> None:
         """Keep a video."""

@@ -16,11 +16,11 @@ class Ledger:
 
     Args:
         total: files that the sources name, usable or not.
-        limit: the largest share of `total` that may be unusable, 0 to 1.
+        limit: the largest share of `total` that may be unusable, 0 to 1; None: never stop.
         where: the sources in words, for the sentence that stops a run.
     """
 
-    def __init__(self, total: int = 0, limit: float = 1.0, where: str = "the data") -> None:
+    def __init__(self, total: int = 0, limit: float | None = None, where: str = "the data") -> None:
         self.total, self.limit, self.where = total, limit, where
         self.entries: dict[str, str] = {}
 
@@ -51,7 +51,9 @@ class Ledger:
         Raises:
             UserError: with the count, the limit and the most frequent reasons.
         """
-        if self.entries and (self.share > self.limit or len(self) >= self.total):
+        if self.limit is None or not self.entries:
+            return
+        if self.share > self.limit or len(self) >= self.total:
             raise UserError(
                 f"{len(self)} of {self.total} video files in {self.where} are unusable "
                 f"({self.share:.0%}; data.unreadable_limit is {self.limit:.0%}): {self.summary()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,18 +45,20 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
         self.ledger = clips.unreadable if ledger is None else ledger
         if workers:  # each has its own memory for decoded frames: they share the size
             clips = clips.with_cache(clips.cache_mb / workers)
-        super().__init__(
-            clips,
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            # Reading gives up on a file by itself; this is for a worker that is dead or stopped.
-            timeout=_PATIENCE * clips.timeout * batch_size if workers else 0,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's own affair
+            super().__init__(
+                clips,
+                batch_size=batch_size,
+                sampler=sampler,
+                drop_last=drop_last,
+                num_workers=workers,
+                collate_fn=collate,
+                pin_memory=pin_memory,
+                persistent_workers=workers > 0,
+                # Reading gives up on a file by itself; this is for a worker that is dead or stopped.
+                timeout=_PATIENCE * clips.timeout * batch_size if workers else 0,
+            )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = super().__iter__()
