@@ -97,7 +97,7 @@ def draw_album(module: VideoJEPA, sample: Sample | None, folder: Path) -> list[P
             plates.append(feature_plate(module, untrained, sample, folder))
             if len(sample.video) > 1:
                 plates.append(energy_plate(module, sample, folder))
-            if len(sample.source.unique()) > 1:
+            if len(set(sample.source.tolist())) > 1:
                 plates.append(neighbour_plate(module, untrained, sample, folder))
     save_album(folder, plates)
     return plates
@@ -112,7 +112,7 @@ def untrained_encoder(module: VideoJEPA) -> VideoEncoder:
 
 def encoded(encoder: VideoEncoder, video: Tensor, device: torch.device) -> Tensor:
     """Tokens of the evaluation view, a few clips at a time: `B T C H W` to `B N D` on the CPU."""
-    chunks = (chunk.to(device) for chunk in video.split(CHUNK))
+    chunks = (video[at : at + CHUNK].to(device) for at in range(0, len(video), CHUNK))
     return torch.cat([encoder(centre(chunk, encoder.image)).float().cpu() for chunk in chunks])
 
 
@@ -244,10 +244,11 @@ def neighbour_plate(
         rows.append(tuple(row))
     caption = (
         f"Of {len(frames)} clips, those whose mean features have the highest cosine with "
-        f"the clip on the left; clips cut from the same film do not count. {_agreement(sample, places[:, 0], before[:, 0])}"
+        "the clip on the left; clips cut from the same film do not count."
+        + _agreement(sample, places[:, 0], before[:, 0])
     )
     heads = ("clip", *(f"neighbour {rank + 1}" for rank in range(places.shape[1])))
-    return Plate("Which clips lie close", caption.strip(), tuple(rows), heads)
+    return Plate("Which clips lie close", caption, tuple(rows), heads)
 
 
 def _thumbnail(
@@ -279,7 +280,7 @@ def _agreement(sample: Sample, trained: Tensor, untrained: Tensor) -> str:
     if not parts:
         return ""
     return (
-        "How often the nearest one has the same label, in brackets for the untrained encoder: "
+        " How often the nearest one has the same label, in brackets for the untrained encoder: "
         f"{', '.join(parts)}."
     )
 
@@ -319,7 +320,7 @@ def energy_plate(module: VideoJEPA, sample: Sample, folder: Path) -> Plate:
     known = known[~known.isnan()]
     low, high = known.quantile(0.02).item(), known.quantile(0.98).item()
     frames = pixels(clip)
-    rows = []
+    rows: list[tuple[Picture, ...]] = []
     for number in range(min(2, len(video))):
         pair = []
         for name, energy, shown in (

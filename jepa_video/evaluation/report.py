@@ -20,10 +20,13 @@ REPORT = "report.html"
 DASHBOARD = ("energy_gap", "energy_auc", "rankme", "std", "lidar", "collapse")
 SHOWN_UNREADABLE = 100
 CLOCKS = ("clips_per_second", "data_wait")
+UNDRAWN = ("epoch", "seconds")
+BESIDE = {"energy_of_mean": "energy/of the mean token"}  # columns that are read in another's chart
 FIRST = ("", "untrained", "pixels")  # representations, in the order of the table
 
 CHART_TITLES = {
     "loss": "Loss",
+    "val": "Held-out clips",
     "energy": "Prediction energy E(x, y, z)",
     "reg": "Terms against collapse",
     "latent": "Latent z",
@@ -40,6 +43,7 @@ CHART_TITLES = {
     "data_wait": "Share of the time spent waiting for data",
 }
 CHART_NOTES = {
+    "energy": "A prediction that costs as much as the mean token ignores its context.",
     "energy_gap": "The band is two standard errors. A flat energy has a gap of 0.",
     "rankme": "1 is total collapse.",
     "std": "0 is total collapse.",
@@ -170,9 +174,9 @@ def charts_of(columns: Mapping[str, Column]) -> dict[str, list[Series]]:
     groups: dict[str, list[Series]] = {}
     for name, column in columns.items():
         owner = name.removesuffix("_stderr")
-        if (owner != name and owner in columns) or name == "epoch":
+        if (owner != name and owner in columns) or name in UNDRAWN:
             continue
-        prefix, _, rest = name.partition("/")
+        prefix, _, rest = BESIDE.get(name, name).partition("/")
         error = columns.get(f"{name}_stderr")
         band = [error.get(step, 0.0) for step in column] if error else None
         line = Series(rest or pretty(prefix), list(column), list(column.values()), band)
@@ -184,6 +188,7 @@ def _chart_grid(groups: Iterable[tuple[str, list[Series]]]) -> str:
     figures = []
     for prefix, lines in groups:
         title, remark = CHART_TITLES.get(prefix, pretty(prefix)), CHART_NOTES.get(prefix, "")
+        remark = "" if prefix == "energy" and len(lines) == 1 else remark
         zero = prefix in ("energy_gap", "rankme", "std", *CLOCKS)
         for start in range(0, len(lines), MOST_LINES):
             figures.append(line_chart(title, lines[start : start + MOST_LINES], remark, zero))

@@ -60,8 +60,8 @@ def sample_clips(dataset: Any, clips: int = CLIPS) -> Sample | None:
 
     Spread, because a set is often sorted by class. An item is read once, as `dataset[i]` gives it.
     """
-    places = torch.linspace(0, max(len(dataset) - 1, 0), min(clips, len(dataset))).long().unique()
-    read = (dataset[place] for place in places.tolist())
+    count = min(clips, len(dataset))
+    read = (dataset[i * (len(dataset) - 1) // max(count - 1, 1)] for i in range(count))
     items = [item for item in read if isinstance(item, dict)]  # else the file was unreadable
     if not items:
         return None

@@ -266,6 +266,15 @@ def test_unknown_columns_are_drawn(run: Path) -> None:
     assert "brand new" in page.text and "thing" in page.text
 
 
+def test_the_price_of_the_mean_token_stands_beside_the_energy(run: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"step": i, "energy": 0.5, "energy_of_mean": 0.8, "seconds": i} for i in range(3)
+    ]
+    write_csv(run / "metrics.csv", rows)
+    text = write_report(run).read_text(encoding="utf-8")
+    assert text.count("<figure class='chart'>") == 1 + 2  # one for energy, two for speed
+
+
 def test_a_diverged_run_is_told_so(run: Path) -> None:
     rows: list[dict[str, object]] = [{"step": i, "loss": "nan" if i > 5 else i} for i in range(10)]
     write_csv(run / "metrics.csv", rows)
