@@ -24,7 +24,7 @@ import numpy.typing as npt
 from jepa_video.data.sprites import Floats, Sprite, Waves, paint
 from jepa_video.errors import UserError
 
-FORMAT: Final = 1  # raise it when the same settings draw other pictures
+FORMAT: Final = 2  # raise it when the same settings draw other pictures
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 DIRECTIONS: Final = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
 SPEEDS: Final = {"slow": 0.7, "medium": 1.4, "fast": 2.2}  # pixels a frame at 64 x 64
@@ -51,9 +51,11 @@ class SyntheticSettings:
         size: side of the square picture in pixels; the world scales with it.
         fps: nominal frames a second.
         fork_ways: 2 (45 degrees left or right) or 4 (45 or 90 degrees to either side).
-        events: the events that occur, a subset of `EVENTS`.
+        events: the events that occur, of `EVENTS`, in turn; one named twice occurs twice as often.
         contrast: range of the distance in colour (0..1) between a shape and the mean background.
         texture: standard deviation of the background texture (0..1).
+        lighter: share of the things that are lighter than the background; the rest is darker.
+        radius: range of the size of shapes and distractors, pixels at 64 x 64.
         distractors: least and greatest number of things glued to the background.
         pan: greatest speed of the camera, pixels a frame at 64 x 64.
         jitter: greatest deviation of a heading from its compass point, degrees.
@@ -66,11 +68,13 @@ class SyntheticSettings:
     size: int = 64
     fps: int = 8
     fork_ways: int = 2
-    events: tuple[str, ...] = EVENTS
-    contrast: tuple[float, float] = (0.25, 0.45)
-    texture: float = 0.09
-    distractors: tuple[int, int] = (2, 4)
-    pan: float = 0.8
+    events: tuple[str, ...] = ("cruise", "occlusion", "cruise", "bounce", "cruise", "fork")
+    contrast: tuple[float, float] = (0.35, 0.6)
+    texture: float = 0.04
+    radius: tuple[float, float] = (8.0, 10.0)
+    lighter: float = 1.0
+    distractors: tuple[int, int] = (1, 2)
+    pan: float = 0.4
     jitter: float = 10.0
     seed: int = 0
 
@@ -162,7 +166,8 @@ def _skin(
     settings: SyntheticSettings, base: Floats, rng: np.random.Generator
 ) -> tuple[Floats, Waves]:
     """A mean colour at the drawn contrast to the background, lighter or darker, and a texture."""
-    colour = rng.choice([-1.0, 1.0]) + 0.6 * rng.normal(size=3)
+    lighter = 1.0 if rng.uniform() < settings.lighter else -1.0
+    colour = lighter + 0.6 * rng.normal(size=3)
     colour *= rng.uniform(*settings.contrast) / np.linalg.norm(colour) * np.sqrt(3) / 2
     unit = settings.size / 64
     grain = Waves.draw(rng, 3, (4 * unit, 9 * unit), 0.06, channels=1)
@@ -184,7 +189,7 @@ def _distractors(
             Sprite(
                 "blob",
                 (middle - pan).astype(np.float32),
-                unit * rng.uniform(4.5, 6.0),
+                unit * rng.uniform(*settings.radius),
                 *_skin(settings, base, rng),
                 angle=(tilt + 0.3 * np.sin(beat * time_ + phase[0])).astype(np.float32),
                 scale=(1 + 0.12 * np.sin(beat * time_ + phase[1])).astype(np.float32),
@@ -202,7 +207,7 @@ def _actors(
     angle += np.deg2rad(rng.uniform(-settings.jitter, settings.jitter))
     velocity = unit * SPEEDS[labels["speed"]] * _towards(angle)
     turn_at = rng.uniform(9, 13) / 23 * (frames - 1)
-    radius = unit * rng.uniform(4.5, 6.0)
+    radius = unit * rng.uniform(*settings.radius)
     tilt, spin, props_size = rng.uniform(-0.4, 0.4), rng.uniform(-0.08, 0.08), rng.uniform(3, 5)
     after = _after(settings, labels, velocity, tilt)
     since = np.arange(frames)[:, None] - turn_at

@@ -21,13 +21,14 @@ class LatentDraw(NamedTuple):
 
     Attributes:
         z: `B L Z`, or None where there is no latent.
-        cost: weighted regulariser, a scalar; zero where there is none.
-        bits: information that z carries beyond its prior, mean over clips, in bits.
+        terms: weighted regularisers of z by name, scalars; they are part of the loss.
+        facts: what is worth logging beside, e.g. `latent/bits`: the information that z carries
+            beyond its prior, mean over clips, in bits.
     """
 
     z: Tensor | None
-    cost: Tensor
-    bits: Tensor
+    terms: dict[str, Tensor]
+    facts: dict[str, Tensor]
 
 
 class Latent(nn.Module):
@@ -58,8 +59,7 @@ class NoLatent(Latent):
         self, s_x: Tensor, s_y: Tensor, generator: torch.Generator | None = None
     ) -> LatentDraw:
         """No z, no cost, no information."""
-        nothing = torch.zeros((), device=s_x.device)
-        return LatentDraw(None, nothing, nothing)
+        return LatentDraw(None, {}, {})
 
     def sample(self, s_x: Tensor, n: int, generator: torch.Generator | None = None) -> None:
         """There is nothing to draw."""
@@ -120,7 +120,8 @@ class GaussianLatent(Latent):
         nats = gaussian_kl(mean, log_variance, *self.prior_moments(s_x)).sum(dim=(1, 2))  # B
         paid = (nats - self.free_bits * math.log(2)).clamp(min=0).mean()
         z = mean + (0.5 * log_variance).exp() * noise
-        return LatentDraw(z, self.weight * paid, nats.mean() / math.log(2))
+        bits = nats.mean() / math.log(2)
+        return LatentDraw(z, {"latent/cost": self.weight * paid}, {"latent/bits": bits})
 
     def sample(self, s_x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` draws from p(z | x): `n B 1 Z`."""

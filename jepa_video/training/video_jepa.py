@@ -24,7 +24,7 @@ from ..data.masks import MaskGroup, MaskSampler, PastToFuture
 from ..data.transforms import Augment, centre
 from ..distributed import rank
 from ..energies.distances import Distance, distance
-from ..energies.regularizers import Regularizer, VCReg
+from ..energies.regularizers import NoRegularizer, Regularizer, VCReg
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
 from ..models.expander import Expander
@@ -59,6 +59,8 @@ class VideoJEPA(L.LightningModule):
         weight_decay: at the first and at the last step; not on biases and norms.
         betas: of AdamW.
         seed: of every draw in training (masks, augmentation, z).
+        compile: backend of `torch.compile` for encoders and predictor, e.g. `inductor`; none where
+            not given.
     """
 
     def __init__(
@@ -81,20 +83,23 @@ class VideoJEPA(L.LightningModule):
         weight_decay: tuple[float, float] = (0.04, 0.04),
         betas: tuple[float, float] = (0.9, 0.95),
         seed: int = 0,
+        compile: str | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder()
         self.target = frozen_copy(self.encoder) if target == "ema" else self.encoder
         self.latent = latent(self.encoder.width)
         self.predictor = predictor(self.encoder.width, self.encoder.grid, self.latent.dim)
-        self.expander = expander(self.encoder.width)
         self.regularizer = regularizer()
+        # Without a regulariser the expander would be parameters that no gradient reaches.
+        idle = isinstance(self.regularizer, NoRegularizer)
+        self.expander = Expander(self.encoder.width) if idle else expander(self.encoder.width)
         self.masks, self.augment = masks(), augment()
         self.shared, self.regularize = target == "shared", regularize
         self.distance, self.normalise_target = distance, normalise_target
         self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas
         self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
-        self.warmup, self.seed = warmup, seed
+        self.warmup, self.seed, self.backend = warmup, seed, compile
         self.draws = 0  # batches seen: names the random draws, see randomness.py
 
     # The step
@@ -102,26 +107,21 @@ class VideoJEPA(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Encode context and target, infer z, predict, energy, log."""
         clip, groups = self.draw(batch["video"])
-        s_y = self.target(clip) if self.shared else self.target_tokens(clip)  # B N D
-        energies, costs, bits, terms = [], [], [], []
+        s_y = self.target_tokens(clip)  # B N D
+        parts: list[dict[str, Tensor]] = []
         for mask in groups:
             s_x = self.encoder(clip, mask.context)  # B K D
             y = self.normalised(gather_tokens(s_y, mask.target))  # B M D
             z = self.latent.posterior(s_x, y, self.generator(LATENT))
             y_hat = self.predictor(s_x, mask.context, mask.target, z.z)  # B M D
-            energies.append(self.energy(y_hat, y))
-            terms.append(self.regularization(s_x, s_y))
-            costs.append(z.cost)
-            bits.append(z.bits)
-        energy = torch.stack(energies).mean(dim=0)  # B
-        regularizer = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
-        cost = torch.stack(costs).mean()
-        loss = energy.mean() + cost + sum(regularizer.values())
-        logs = {"loss": loss, "energy": energy.mean(), **regularizer}
-        if self.latent.dim:
-            logs |= {"latent/cost": cost, "latent/bits": torch.stack(bits).mean()}
-        self.log_dict({k: v.detach() for k, v in logs.items()})
-        return {"loss": loss, "energy": energy.detach(), "s_x": s_x.detach(), "s_y": s_y.detach()}
+            energy = self.energy(y_hat, y)  # B
+            parts.append({"energy": energy, **z.terms, **self.regularization(s_x, s_y)})
+        terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+        loss = torch.stack([value.mean() for value in terms.values()]).sum()
+        self.log_dict({"loss": loss.detach(), **{k: v.detach().mean() for k, v in terms.items()}})
+        self.log_dict({name: value.detach() for name, value in z.facts.items()})
+        energy = terms["energy"].detach()
+        return {"loss": loss, "energy": energy, "s_x": s_x.detach(), "s_y": s_y.detach()}
 
     def draw(self, video: Tensor) -> tuple[Tensor, list[MaskGroup]]:
         """Augmented clip and masks of this step: `B T C H W` uint8 to `B C T S S` and groups."""
@@ -134,10 +134,10 @@ class VideoJEPA(L.LightningModule):
         """The draw of `stream` for this batch on this rank."""
         return generator(self.seed, stream, rank(), self.draws)
 
-    @torch.no_grad()
     def target_tokens(self, clip: Tensor) -> Tensor:
-        """`s_y` of the whole clip, without gradient: `B N D`."""
-        tokens: Tensor = self.target(clip)
+        """`s_y` of the whole clip, `B N D`; with gradient only where the target is the encoder."""
+        with torch.set_grad_enabled(self.shared and torch.is_grad_enabled()):
+            tokens: Tensor = self.target(clip)
         return tokens
 
     def normalised(self, y: Tensor) -> Tensor:
@@ -196,6 +196,12 @@ class VideoJEPA(L.LightningModule):
         return {"energy": true, "shuffled": shuffled}
 
     # Optimisation
+
+    def setup(self, stage: str) -> None:
+        """Compile what takes the time. `Module.compile` keeps names, weights and checkpoints."""
+        if self.backend and stage == "fit":
+            for part in (self.encoder, self.target, self.predictor):
+                part.compile(backend=self.backend)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; warm-up and cosine for the rate; weight decay on matrices only."""

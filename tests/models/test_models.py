@@ -149,9 +149,10 @@ def test_bits_count_what_z_knows_and_free_bits_are_free():
     s_x, s_y = torch.randn(16, 4, 24), torch.randn(16, 4, 24)
     latent = GaussianLatent(24, dim=2, weight=1.0)
     draw = latent.posterior(s_x, s_y)
-    assert draw.cost.item() == pytest.approx(draw.bits.item() * math.log(2), rel=1e-5)
-    latent.free_bits = draw.bits.item() + 100
-    assert latent.posterior(s_x, s_y).cost.item() == 0
+    cost, bits = draw.terms["latent/cost"].item(), draw.facts["latent/bits"].item()
+    assert cost == pytest.approx(bits * math.log(2), rel=1e-5)
+    latent.free_bits = bits + 100
+    assert latent.posterior(s_x, s_y).terms["latent/cost"].item() == 0
 
 
 def test_a_posterior_that_ignores_the_target_carries_no_information():
@@ -159,7 +160,7 @@ def test_a_posterior_that_ignores_the_target_carries_no_information():
     for p in latent.infer.parameters():
         nn.init.zeros_(p)
     draw = latent.posterior(torch.randn(4, 3, 24), torch.randn(4, 3, 24))
-    assert draw.bits.item() == pytest.approx(0, abs=1e-6)
+    assert draw.facts["latent/bits"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_prior_samples_have_the_prior_moments():
