@@ -19,6 +19,7 @@ MASK: Final = 3
 LATENT: Final = 4
 SHUFFLE: Final = 5
 PROBE: Final = 6
+STEP: Final = 7
 
 
 def seed_of(*keys: int) -> int:

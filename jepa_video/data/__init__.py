@@ -1,0 +1,1 @@
+"""Files and episodes to batches."""

@@ -302,11 +302,20 @@ class VideoClips(Dataset[Item | Dropped]):
                 return self._read(path, info, places)
             whole = self._read(path, info, list(range(info.frames)))
             self._cache.put(path, whole)
-        return whole[places]
+        # numpy copies on this thread; torch would wake its others for some kilobytes
+        return torch.from_numpy(whole.numpy()[places])
 
     def _read(self, path: str, info: VideoInfo, places: list[int]) -> Tensor:
-        backend = info.backend if info.backend != "decord" or has_decord() else "pyav"
-        frames = read_clip(path, places, backend=backend, timeout=self.timeout)
+        frames = None
+        if info.backend == "decord" and has_decord():
+            try:
+                frames = read_clip(path, places, backend="decord", timeout=self.timeout)
+            except DecodeTimeout:
+                raise
+            except DecodeError:
+                pass  # PyAV's turn
+        if frames is None:
+            frames = read_clip(path, places, backend="pyav", timeout=self.timeout)
         return shrink(frames, self.settings.size, self.settings.fit)
 
 

@@ -118,7 +118,7 @@ def read_clip(
         DecodeError: the file cannot be read, with the reason in plain words.
     """
     wanted = _whole(indices)
-    name = os.fspath(path)
+    name, _, _ = _identity(path)  # a file that is gone or empty has a plainer reason than libav's
     if timeout is None:
         return _read(name, wanted, backend)
     return _in_time(name, wanted, backend, timeout)

@@ -56,7 +56,7 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
                 collate_fn=collate,
                 pin_memory=pin_memory,
                 persistent_workers=workers > 0,
-                # Reading gives up on a file by itself; this is for a worker that is dead or stopped.
+                # Reading gives up on a file by itself; this is for a worker that stopped.
                 timeout=_PATIENCE * clips.timeout * batch_size if workers else 0,
             )
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from jepa_video.data.sprites import Floats, Sprite, Waves, paint
 from jepa_video.errors import UserError
 
-FORMAT: Final = 2  # raise it when the same settings draw other pictures
+FORMAT: Final = 3  # raise it when the same settings draw other pictures
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 DIRECTIONS: Final = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
 SPEEDS: Final = {"slow": 0.7, "medium": 1.4, "fast": 2.2}  # pixels a frame at 64 x 64
@@ -212,16 +212,18 @@ def _actors(
     after = _after(settings, labels, velocity, tilt)
     since = np.arange(frames)[:, None] - turn_at
     travel = np.where(since < 0, since * velocity, since * after)  # T 2, zero at the event
-    starts = _starts(settings, velocity * (turn_at + 3), radius, rng)[: _count(labels)]
+    margin = 1.3 * radius
+    places = _places(
+        settings, radius, margin if labels["event"] == "cruise" else -0.6 * radius, rng
+    )
     below: list[Sprite] = []
     shapes: list[Sprite] = []
     above: list[Sprite] = []
     props = {"bounce": ("bar", below), "fork": ("ring", below), "occlusion": ("circle", above)}
-    for start in starts:
-        event = start + velocity * turn_at
+    for event in places[: _count(labels)]:
         first = rng.uniform(0, 2 * np.pi)
         turning = (first + spin * np.arange(frames)).astype(np.float32)
-        path = (event + travel).astype(np.float32)
+        path = _around(event + travel, settings.size, margin)
         shapes.append(Sprite(labels["shape"], path, radius, *_skin(settings, base, rng), turning))
         skin = _skin(settings, base, rng)
         if labels["event"] in props:
@@ -259,22 +261,25 @@ def _rotated(vector: npt.NDArray[np.float64], angle: float) -> npt.NDArray[np.fl
     return np.array([cos * vector[0] + sin * vector[1], cos * vector[1] - sin * vector[0]])
 
 
-def _starts(
-    settings: SyntheticSettings,
-    travel: npt.NDArray[np.float64],
-    radius: float,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.float64]:
-    """Three starting points, apart from each other, in view before and after `travel`.
+def _around(path: npt.NDArray[np.float64], size: int, margin: float) -> Floats:
+    """What leaves the picture on one side comes back on the other; it turns round out of sight.
 
-    Uniform over all such points: the widest choice, so that where a shape stands tells least about
-    where it goes. Always three, so that later draws do not depend on the number of shapes.
+    A shape is then as likely to be in one place as in another at every moment, whatever its
+    heading: without that, where it stands would tell where it goes.
     """
-    edge = 0.6 * radius
-    low = edge + np.maximum(0, -travel)
-    high = settings.size - 1 - edge - np.maximum(0, travel)
-    low, high = np.minimum(low, high), np.maximum(low, high)
-    candidates = rng.uniform(low, high, (64, 2))
+    period = size - 1 + 2 * margin
+    return (np.mod(path + margin, period) - margin).astype(np.float32)
+
+
+def _places(
+    settings: SyntheticSettings, radius: float, margin: float, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Three places at the time of the event, apart from each other, up to `margin` out of view.
+
+    Always three, so that later draws do not depend on the number of shapes.
+    """
+    side = settings.size - 1 + 2 * margin
+    candidates = side * rng.uniform(size=(64, 2)) - margin
     chosen = [candidates[0]]
     for _ in range(2):  # the first that clears all, or else the one that comes nearest to it
         gaps = np.linalg.norm(candidates[:, None] - np.array(chosen), axis=-1).min(1)

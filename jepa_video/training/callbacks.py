@@ -21,7 +21,7 @@ Batch = Mapping[str, Tensor]
 
 @contextmanager
 def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Measure inside: no gradient, evaluation mode, and every generator and mode as it was after."""
+    """Measure inside: no gradient, evaluation mode; afterwards modes and generators are as before."""
     modes = [(part, part.training) for part in module.modules()]
     device = trainer.strategy.root_device
     devices = [device] if device.type == "cuda" else []
@@ -59,7 +59,7 @@ class HeldOut:
         self._batches: list[Batch] | None = None
 
     def batches(self) -> list[Batch]:
-        """`video` uint8 `B T C H W` and `labels` int64 `B L`; an empty list without held-out data."""
+        """`video` uint8 `B T C H W` and `labels` int64 `B L`; empty without held-out data."""
         if self._batches is None:
             self._batches = []
             count, size = 0, 0.0

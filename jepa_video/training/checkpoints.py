@@ -26,6 +26,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..distributed import rank, world_size
 from ..errors import UserError
+from ..randomness import STEP, seed_of
+from .callbacks import step_is_done
 from .logs import CsvTable, log_everywhere
 from .run import Run, checkpoint_step, checkpoints_of
 from .stops import RunStopped, StopRequests
@@ -69,20 +71,6 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _rng_state() -> dict[str, torch.Tensor]:
-    """The global generators of this process, which dropout draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_rng_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
 class Checkpointer(Callback):
     """Writes `checkpoints/step-*.ckpt` by steps, by time, at the end and when asked to stop.
 
@@ -97,6 +85,7 @@ class Checkpointer(Callback):
         every_n_steps: optimiser steps between checkpoints; 0 for none by steps.
         every_minutes: minutes between checkpoints; 0 for none by time.
         keep: how many of the newest to keep.
+        seed: of what draws from the global generators in a step.
     """
 
     def __init__(
@@ -107,13 +96,14 @@ class Checkpointer(Callback):
         every_n_steps: int = 500,
         every_minutes: float = 10.0,
         keep: int = 2,
+        seed: int = 0,
     ) -> None:
         self.run, self.tables, self.stops = run, tables, stops or StopRequests()
         self.every_n_steps, self.every_minutes, self.keep = every_n_steps, every_minutes, keep
+        self.seed = seed
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._between_steps = False
-        self._rng: list[dict[str, torch.Tensor]] | None = None
+        self._between_steps = self._owed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the tables back to where this run starts from, and start to hear requests."""
@@ -127,24 +117,32 @@ class Checkpointer(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """A step begins: from here on nothing may be saved. The first one gets its generators."""
+        """A step begins: from here on nothing may be saved.
+
+        Dropout and stochastic depth draw from the global generators. They are seeded for each
+        batch, so that a resumed run draws what it would have drawn, whatever loaders and epochs
+        have taken from the generators on the way.
+        """
         self._between_steps = False
-        if self._rng is not None:
-            _set_rng_state(self._rng[min(rank(), len(self._rng) - 1)])
-            self._rng = None
+        torch.manual_seed(seed_of(self.seed, STEP, rank(), trainer.global_step, batch_idx))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due, and stop where that was asked for."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+        """Save where it is due, and stop where that was asked for.
+
+        Not after the last batch of an epoch: what Lightning saves there resumes with an epoch that
+        has no batch, or with one that is counted twice. What is due comes one step later.
+        """
+        if not step_is_done(trainer, batch_idx):
             return  # gradients are still being gathered
-        self._between_steps = True
         code = self._agreed_stop(trainer)
-        if self._due(trainer) or code is not None:
+        self._owed |= self._due(trainer) or code is not None
+        self._between_steps = not trainer.is_last_batch
+        if self._owed and (self._between_steps or trainer.global_step == trainer.max_steps):
             self.save(trainer)
-        if code is not None:
-            raise RunStopped(code)
+            if code is not None and trainer.global_step != trainer.max_steps:
+                raise RunStopped(code)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end has a checkpoint too, whatever ended the training."""
@@ -163,6 +161,8 @@ class Checkpointer(Callback):
     def _agreed_stop(self, trainer: Trainer) -> int | None:
         """The exit code that was asked for, when all ranks have heard it."""
         if trainer.world_size == 1:
+            if self.stops.code is not None:  # Lightning would leave at once, at an epoch's end too
+                trainer._signal_connector.received_sigterm = False
             return self.stops.code
         if trainer.global_step % max(trainer.log_every_n_steps, 1):
             return None  # asking all ranks costs a wait: not at every step
@@ -186,7 +186,6 @@ class Checkpointer(Callback):
         self._close_rows(trainer)
         path = self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
         partial = path.with_name(f".{path.name}.partial")
-        self._rng = None
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
             _sync(partial)
@@ -196,7 +195,7 @@ class Checkpointer(Callback):
             _sync(path.parent)
             self._prune()
         trainer.strategy.barrier("checkpoint")
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._saved_step, self._saved_at, self._owed = trainer.global_step, time.monotonic(), False
         return path
 
     def _close_rows(self, trainer: Trainer) -> None:
@@ -213,18 +212,6 @@ class Checkpointer(Callback):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in self.run.checkpoints.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The global generators of every rank."""
-        states: list[Any] = [_rng_state()]
-        if world_size() > 1:
-            states = states * world_size()
-            dist.all_gather_object(states, _rng_state())
-        return {"rng": states}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the first step: what comes before it draws from the generators too."""
-        self._rng = state_dict["rng"]
 
 
 __all__ = ["Checkpointer", "checkpoint_step", "load_checkpoint", "newest_checkpoint"]

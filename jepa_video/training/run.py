@@ -35,13 +35,13 @@ try:
 except ImportError:  # Windows has no advisory locks of this kind; folders are still never shared
     fcntl = None  # type: ignore[assignment]
 
-WORDS = (
+_WORDS = (
     "alder amber aspen birch brook cedar clover coral crane delta dune ember fern finch fjord "
     "gale glade grove harbor heron hazel indigo iris ivory jade juniper kelp kestrel lagoon larch "
     "lark lotus maple marsh meadow moss myrtle opal orchid osprey otter pebble pine plover poppy "
     "quail quartz raven reed ridge robin sage shoal sorrel spruce swift tern thistle tide topaz "
     "tundra vale violet willow wren"
-).split()
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -137,7 +137,7 @@ def create_run(runs: Path, name: str | None = None) -> Run:
     with _plain_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            path = runs / (name or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.choice(WORDS)}")
+            path = runs / (name or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.choice(_WORDS.split())}")
             try:
                 path.mkdir()  # the exclusive step: of two that race for a name, one gets it
                 break
