@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -302,8 +303,7 @@ class VideoClips(Dataset[Item | Dropped]):
                 return self._read(path, info, places)
             whole = self._read(path, info, list(range(info.frames)))
             self._cache.put(path, whole)
-        # numpy copies on this thread; torch would wake its others for some kilobytes
-        return torch.from_numpy(whole.numpy()[places])
+        return torch.from_numpy(whole.numpy()[places])  # see collate
 
     def _read(self, path: str, info: VideoInfo, places: list[int]) -> Tensor:
         frames = None
@@ -328,7 +328,8 @@ def collate(items: Sequence[Item | Dropped]) -> dict[str, Any]:
     good = [item for item in items if not isinstance(item, Dropped)]
     batch: dict[str, Any] = {}
     if good:
-        batch["video"] = torch.stack([item["video"] for item in good])
+        # numpy copies on this thread; torch wakes its others, which costs more than the copy.
+        batch["video"] = torch.from_numpy(np.stack([item["video"].numpy() for item in good]))
         batch["labels"] = torch.stack([item["labels"] for item in good])
         batch["index"] = torch.stack([item["index"] for item in good])
     dropped = [(item.path, item.reason) for item in items if isinstance(item, Dropped)]

@@ -132,16 +132,18 @@ class Checkpointer(Callback):
         """Save where it is due, and stop where that was asked for.
 
         Not after the last batch of an epoch: what Lightning saves there resumes with an epoch that
-        has no batch, or with one that is counted twice. What is due comes one step later.
+        has no batch, or with one that is counted twice. What is due comes one step later (where an
+        epoch is longer than a step).
         """
         if not step_is_done(trainer, batch_idx):
             return  # gradients are still being gathered
-        code = self._agreed_stop(trainer)
-        self._owed |= self._due(trainer) or code is not None
-        self._between_steps = not trainer.is_last_batch
+        code, late = self._asked(trainer)
+        self._owed |= self._due(trainer) or late or bool(code)
+        longer = trainer.num_training_batches > trainer.accumulate_grad_batches
+        self._between_steps = not (trainer.is_last_batch and longer)
         if self._owed and (self._between_steps or trainer.global_step == trainer.max_steps):
             self.save(trainer)
-            if code is not None and trainer.global_step != trainer.max_steps:
+            if code and trainer.global_step != trainer.max_steps:
                 raise RunStopped(code)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,28 +160,26 @@ class Checkpointer(Callback):
         if self._between_steps and trainer.global_step > self._saved_step and world_size() == 1:
             self.save(trainer)
 
-    def _agreed_stop(self, trainer: Trainer) -> int | None:
-        """The exit code that was asked for, when all ranks have heard it."""
+    def _asked(self, trainer: Trainer) -> tuple[int, bool]:
+        """Exit code that was asked for (0 for none) and whether time is up; alike on all ranks."""
+        pause = time.monotonic() - self._saved_at
+        late = bool(self.every_minutes) and pause > 60 * self.every_minutes
+        code = self.stops.code or 0
         if trainer.world_size == 1:
-            if self.stops.code is not None:  # Lightning would leave at once, at an epoch's end too
+            if code:  # Lightning would leave at once, at an epoch's end too
                 trainer._signal_connector.received_sigterm = False
-            return self.stops.code
+            return code, late
         if trainer.global_step % max(trainer.log_every_n_steps, 1):
-            return None  # asking all ranks costs a wait: not at every step
-        heard = torch.tensor(self.stops.code or 0, device=trainer.strategy.root_device)
+            return 0, False  # asking all ranks costs a wait: not at every step
+        heard = torch.tensor([code, int(late)], device=trainer.strategy.root_device)
         dist.all_reduce(heard, dist.ReduceOp.MAX)
-        return int(heard) or None
+        code, late = heard.tolist()
+        return code, bool(late)
 
     def _due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
-        if step == self._saved_step:
-            return False
         by_steps = bool(self.every_n_steps) and step % self.every_n_steps == 0
-        minutes = (time.monotonic() - self._saved_at) / 60
-        by_time = bool(self.every_minutes) and minutes >= self.every_minutes
-        if trainer.world_size > 1:  # clocks differ: rank 0 decides
-            by_time = bool(trainer.strategy.broadcast(by_time))
-        return by_steps or by_time or step == trainer.max_steps
+        return step != self._saved_step and (by_steps or step == trainer.max_steps)
 
     def save(self, trainer: Trainer) -> Path:
         """Write the checkpoint of this moment and drop the oldest ones. All ranks come here."""
