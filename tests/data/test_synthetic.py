@@ -100,18 +100,25 @@ def test_pillar_hides_the_shape_and_lets_it_go_on_as_if_nothing_had_been() -> No
     hidden = [
         render(settings, labels(event="occlusion", shape=shape), "val", 0) for shape in SHAPES[::3]
     ]
-    same = (hidden[0] == hidden[1]).all((1, 2, 3))
-    assert same[9:14].any() and not same[:3].any() and not same[-3:].any()
-    cruise = render(settings, labels(event="cruise", shape=SHAPES[0]), "val", 0)
-    untouched = (hidden[0] == cruise).all((1, 2, 3))
-    assert untouched[:2].all() and untouched[-2:].all() and not untouched[9:14].any()
+    same = (hidden[0] == hidden[1]).all((1, 2, 3))  # where one cannot tell a circle from a cross
+    assert same[9:14].any() and not same[:3].any()
+    path = tracked(labels(event="occlusion"), [0, 2, 20, 23])
+    steps = np.stack([path[1] - path[0], path[2] - path[1], path[3] - path[2]])
+    steps /= np.array([[2], [18], [3]])
+    assert np.abs(steps - steps.mean(0)).max() < 0.06
 
 
 def test_number_of_shapes() -> None:
-    for i in range(5):
-        clips = [render(CLEAN, labels(number=n), "train", i) for n in ("one", "two", "three")]
-        one, two, three = (visible(clip).sum((1, 2)).max() for clip in clips)
-        assert two == pytest.approx(2 * one, rel=0.2) and three == pytest.approx(3 * one, rel=0.2)
+    settings = replace(CLEAN, radius=(4.5, 4.5))
+    area = np.zeros(3)
+    for i in range(24):
+        clips = [
+            visible(render(settings, labels(number=number), "train", i))
+            for number in ("one", "two", "three")
+        ]
+        assert (clips[0] <= clips[1]).all() and (clips[1] <= clips[2]).all()
+        area += [clip.sum() for clip in clips]
+    assert np.round(area / area[0]).tolist() == [1, 2, 3]
 
 
 def test_factors_are_balanced_and_none_predicts_another() -> None:
@@ -148,7 +155,7 @@ def test_nothing_before_the_turn_depends_on_the_coin(tmp_path: Path) -> None:
 
 
 def thumbnails(pictures: list[np.ndarray]) -> np.ndarray:
-    small = [p.astype(float).reshape(8, 8, 8, 8, -1).mean((1, 3)).ravel() for p in pictures]
+    small = [p.astype(float).reshape(8, 4, 8, 4, -1).mean((1, 3)).ravel() for p in pictures]
     return np.stack(small)
 
 
@@ -164,7 +171,7 @@ def ridge_accuracy(x: np.ndarray, y: np.ndarray, classes: int) -> float:
 
 def test_one_frame_does_not_tell_the_direction() -> None:
     """Chance is 12.5 %, the bound 4 standard deviations above it."""
-    settings = SyntheticSettings(videos_val=450)
+    settings = SyntheticSettings(videos_val=450, size=32)
     rows = draw_labels(settings, "val")
     y = np.array([DIRECTIONS.index(row["direction"]) for row in rows])
     clips = [render(settings, row, "val", i) for i, row in enumerate(rows)]
@@ -175,13 +182,11 @@ def test_one_frame_does_not_tell_the_direction() -> None:
 
 def test_not_even_the_true_places_of_the_shapes_tell_the_direction_but_their_shift_does() -> None:
     """The same probe with the same labels finds the direction once the features hold motion."""
-    settings = replace(CLEAN, videos_val=450, events=("cruise",))
+    settings = replace(CLEAN, videos_val=450, size=32, events=("cruise",))
     rows = draw_labels(settings, "val")
     y = np.array([DIRECTIONS.index(row["direction"]) for row in rows])
-    first, sixth = (
-        np.stack([visible(render(settings, row, "val", i)[[t]])[0] for i, row in enumerate(rows)])
-        for t in (0, 6)
-    )
+    masks = [visible(render(settings, row, "val", i)[[0, 6]]) for i, row in enumerate(rows)]
+    first, sixth = np.stack(masks, 1)
     places = ridge_accuracy(thumbnails([*first]), y, 8)
     spectrum = np.fft.fft2(first).conj() * np.fft.fft2(sixth)
     shift = np.fft.fftshift(np.fft.ifft2(spectrum).real, axes=(1, 2))  # where the peak has moved
@@ -309,7 +314,8 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
 def test_only_the_chosen_events_occur_as_often_as_they_are_named() -> None:
     settings = replace(SyntheticSettings(), events=("cruise", "fork", "cruise"))
     rows = draw_labels(settings, "val")
-    assert Counter(row["event"] for row in rows) == {"cruise": 600, "fork": 300}
+    found = Counter(row["event"] for row in rows)
+    assert set(found) == {"cruise", "fork"} and abs(found["fork"] - 300) <= 6
     for direction in DIRECTIONS:  # and in every direction alike
         events = Counter(row["event"] for row in rows if row["direction"] == direction)
         assert abs(events["cruise"] - 2 * events["fork"]) <= 24
