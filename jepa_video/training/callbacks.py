@@ -21,7 +21,7 @@ Batch = Mapping[str, Tensor]
 
 @contextmanager
 def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Measure inside: no gradient, evaluation mode; afterwards modes and generators are as before."""
+    """Measure inside: no gradient, evaluation mode; modes and generators come back after it."""
     modes = [(part, part.training) for part in module.modules()]
     device = trainer.strategy.root_device
     devices = [device] if device.type == "cuda" else []

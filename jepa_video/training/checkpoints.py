@@ -32,8 +32,10 @@ from .logs import CsvTable, log_everywhere
 from .run import Run, checkpoint_step, checkpoints_of
 from .stops import RunStopped, StopRequests
 
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError)
-UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile)
+UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError,
+    pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -169,7 +171,7 @@ class Checkpointer(Callback):
             if code:  # Lightning would leave at once, at an epoch's end too
                 trainer._signal_connector.received_sigterm = False
             return code, late
-        if trainer.global_step % max(trainer.log_every_n_steps, 1):
+        if trainer.global_step % log_interval(trainer):
             return 0, False  # asking all ranks costs a wait: not at every step
         heard = torch.tensor([code, int(late)], device=trainer.strategy.root_device)
         dist.all_reduce(heard, dist.ReduceOp.MAX)
@@ -200,7 +202,7 @@ class Checkpointer(Callback):
 
     def _close_rows(self, trainer: Trainer) -> None:
         """Log the row of this step now: Lightning would do it after the checkpoint is written."""
-        if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.is_global_zero and trainer.global_step % log_interval(trainer) == 0:
             metrics = trainer._logger_connector.metrics["log"]
             values = {name: float(value) for name, value in metrics.items()}
             log_everywhere(trainer, values | {"epoch": float(trainer.current_epoch)})
@@ -212,6 +214,11 @@ class Checkpointer(Callback):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in self.run.checkpoints.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def log_interval(trainer: Any) -> int:
+    """Optimiser steps between two rows of the log; the Trainer sets it where types do not see."""
+    return max(int(trainer.log_every_n_steps), 1)
 
 
 __all__ = ["Checkpointer", "checkpoint_step", "load_checkpoint", "newest_checkpoint"]

@@ -153,7 +153,7 @@ def wandb_mode(asked: WandbMode | None) -> WandbMode:
 
 def wandb_logger(run: Run, mode: WandbMode, config: dict[str, Any]) -> WandbLogger | None:
     """A wandb run inside the run folder, or None, with a sentence, where wandb does not start."""
-    if mode == "off" or rank_zero_only.rank != 0:
+    if mode == "off":
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline means no crash reports either

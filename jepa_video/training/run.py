@@ -122,6 +122,11 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def fresh_name() -> str:
+    """Date, time and a short word, by which a person finds the run again."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.choice(_WORDS.split())}"
+
+
 def create_run(runs: Path, name: str | None = None) -> Run:
     """A new, empty run folder under `runs`.
 
