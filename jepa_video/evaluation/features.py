@@ -6,25 +6,21 @@ labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from jepa_video.data.clips import VideoClips
+from jepa_video.data.loader import ClipLoader
 from jepa_video.errors import UserError
 
 Encode = Callable[[Tensor], Tensor]
+Batch = Mapping[str, Tensor]
 Pool = Literal["mean", "max", "flat"]
-
-
-class Clips(Protocol):
-    """What is asked of a set of clips: items as of `VideoClips`, or None for an unreadable one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -46,61 +42,52 @@ class Features:
 
 def extract(
     encode: Encode,
-    dataset: Clips,
+    clips: VideoClips | Iterable[Batch],
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 32,
+    workers: int = 0,
     pool: Pool = "mean",
 ) -> Features:
-    """Run `encode` over `dataset` without gradient.
+    """Run `encode` over all clips without gradient.
 
     Args:
         encode: video uint8 `B T C H W` to tokens `B N D`, or to `B D` that are not pooled.
-        dataset: items `{"video", "labels", "index"}`; items with the same index are clips of one
-            video, and their features are averaged. Its `groups`, if any, go by video index.
+        clips: videos in evaluation, or batches `{"video", "labels", "index"}` from any loader.
+            Features of clips with the same index are averaged: they are of one video. The
+            attribute `groups`, where there is one, goes by index.
         device: where the clips are put.
-        batch_size: clips at a time.
+        batch_size: clips at a time; a loader has its own.
+        workers: loader processes; a loader has its own.
         pool: over tokens: their mean, their maximum, or all of them side by side.
 
     Raises:
         UserError: not one clip could be read.
     """
+    batches: Iterable[Batch] = clips  # type: ignore[assignment]
+    if isinstance(clips, VideoClips):
+        batches = ClipLoader(clips, batch_size=batch_size, workers=workers)
     sums: dict[int, Tensor] = {}
     labels: dict[int, Tensor] = {}
-    clips: dict[int, int] = {}
-    for batch in _batches(dataset, batch_size):
-        video = torch.stack([item["video"] for item in batch]).to(device)
+    counts: Counter[int] = Counter()
+    for batch in batches:
         with torch.inference_mode():
-            rows = _pooled(encode(video), pool).to("cpu", torch.float32)
-        for item, row in zip(batch, rows, strict=True):
-            i = int(item["index"])
+            rows = _pooled(encode(batch["video"].to(device)), pool).to("cpu", torch.float32)
+        for i, row, label in zip(batch["index"].tolist(), rows, batch["labels"], strict=True):
             sums[i] = sums[i] + row if i in sums else row
-            clips[i] = clips.get(i, 0) + 1
-            labels[i] = torch.as_tensor(item["labels"], dtype=torch.int64).reshape(-1)
+            labels[i] = label
+            counts[i] += 1
     if not sums:
         raise UserError("there are no features: not one clip of the set could be read")
     order = sorted(sums)
-    groups = getattr(dataset, "groups", None)
+    groups = getattr(clips, "groups", None)
     return Features(
         # Cloned, for a tensor made in inference mode cannot take part in the training of a probe.
-        x=torch.stack([sums[i] / clips[i] for i in order]).clone(),
+        x=torch.stack([sums[i] / counts[i] for i in order]).clone(),
         labels=torch.stack([labels[i] for i in order]),
         groups=None if groups is None else [str(groups[i]) for i in order],
         index=torch.tensor(order),
     )
-
-
-def _batches(dataset: Clips, size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for i in range(len(dataset)):
-        item = dataset[i]
-        if item is not None:
-            batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _pooled(tokens: Tensor, pool: Pool) -> Tensor:
