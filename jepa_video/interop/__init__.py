@@ -1,0 +1,1 @@
+"""Weights in and out: the project's own export, and the formats of others."""
