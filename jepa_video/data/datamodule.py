@@ -179,10 +179,14 @@ class VideoDataModule(LightningDataModule):
         """Shuffled or weighted, in equal parts for the ranks, with a position that is stored."""
         videos = self.clips("train")
         rank, world = _place()
-        sampler = ClipSampler(videos.lengths, self.weights, rank=rank, world=world, seed=self.seed)
-        if len(sampler) == 0:
+        if len(videos) < world:
             raise UserError(f"{len(videos)} training videos are too few for {world} processes")
-        return self._loader(videos, sampler, drop_last=len(sampler) >= self.batch_size)
+        # Fewer videos than a batch make one small batch.
+        batch = self.batch_size if len(videos) >= world * self.batch_size else 1
+        sampler = ClipSampler(
+            videos.lengths, self.weights, rank=rank, world=world, batch=batch, seed=self.seed
+        )
+        return self._loader(videos, sampler)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         """The held-out videos in a fixed order, one clip from the middle of each."""
@@ -192,20 +196,19 @@ class VideoDataModule(LightningDataModule):
         videos = self._clips["val"].evaluation()
         rank, world = _place()
         sampler = ClipSampler([len(videos)], shuffle=False, rank=rank, world=world)
-        return self._loader(videos, sampler, drop_last=False)
+        return self._loader(videos, sampler)
 
     def loader(self, videos: VideoClips) -> ClipLoader:
         """All clips of `videos` in order, on this process alone: for features and probes."""
         return ClipLoader(videos, self.unreadable, batch_size=self.batch_size)
 
-    def _loader(self, videos: VideoClips, sampler: ClipSampler, drop_last: bool) -> ClipLoader:
+    def _loader(self, videos: VideoClips, sampler: ClipSampler) -> ClipLoader:
         return ClipLoader(
             videos,
             self.unreadable,
             batch_size=self.batch_size,
             workers=self.workers,
             sampler=sampler,
-            drop_last=drop_last,
         )
 
     def _listings(self) -> dict[str, list[Listing]]:

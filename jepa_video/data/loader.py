@@ -28,7 +28,6 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
         batch_size: clips of a batch.
         workers: loader processes; 0 reads in this one.
         sampler: gives the keys; in order by default.
-        drop_last: leave out what does not fill a batch.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
         batch_size: int = 32,
         workers: int = 0,
         sampler: Sampler[Key] | None = None,
-        drop_last: bool = False,
         pin_memory: bool = False,
     ) -> None:
         self.ledger = clips.unreadable if ledger is None else ledger
@@ -51,7 +49,6 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
                 clips,
                 batch_size=batch_size,
                 sampler=sampler,
-                drop_last=drop_last,
                 num_workers=workers,
                 collate_fn=collate,
                 pin_memory=pin_memory,

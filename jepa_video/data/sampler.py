@@ -29,10 +29,11 @@ class ClipSampler(Sampler[Key]):
             again, and what an epoch leaves out comes first in the next.
         shuffle: draw an order for each epoch.
         rank, world: this process takes every `world`-th position.
+        batch: an epoch ends with a whole batch of so many on every rank.
         seed: of the orders.
 
-    What does not divide by `world` is left out of an epoch (another part in each epoch): all ranks
-    take the same number of steps.
+    What does not divide by `world * batch` is left out of an epoch (another part in each epoch):
+    all ranks take the same number of steps, and the end of the last batch is the end of the epoch.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ClipSampler(Sampler[Key]):
         shuffle: bool = True,
         rank: int = 0,
         world: int = 1,
+        batch: int = 1,
         seed: int = 0,
     ) -> None:
         if weights is not None and (len(weights) != len(lengths) or min(weights) <= 0):
@@ -51,7 +53,8 @@ class ClipSampler(Sampler[Key]):
                 f"not {list(weights)}"
             )
         self.lengths, self.weights = list(lengths), list(weights) if weights else None
-        self.shuffle, self.rank, self.world, self.seed = shuffle, rank, world, seed
+        self.shuffle, self.seed = shuffle, seed
+        self.rank, self.world, self.batch = rank, world, batch
         self.epoch = 0
         self.position = 0  # of this rank within the epoch
         self._resumed = False
@@ -63,7 +66,7 @@ class ClipSampler(Sampler[Key]):
 
     def __len__(self) -> int:
         """Positions of this rank in an epoch."""
-        return self.total // self.world
+        return self.total // (self.world * self.batch) * self.batch
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; a position that was resumed within it stays."""
