@@ -66,7 +66,16 @@ OUTLINES: Final[dict[str, Distance]] = {
     "bar": _bar,
     "ring": _ring,
 }
-_REACH: Final = 1.6  # no outline goes further from its centre than this many radii
+# How far an outline goes from its centre, in radii: pixels beyond need not be looked at.
+_REACH: Final = {
+    "circle": 1.0,
+    "square": 1.26,
+    "triangle": 1.56,
+    "cross": 1.23,
+    "blob": 1.25,
+    "bar": 1.54,
+    "ring": 0.9,
+}
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,7 @@ def _window(sprite: Sprite, size: int) -> tuple[npt.NDArray[np.int64], int]:
     not reach get no cover, so a window may stand anywhere as long as it misses none that it does.
     """
     largest = 1.0 if sprite.scale is None else float(sprite.scale.max())
-    reach = int(np.ceil(_REACH * sprite.radius * largest)) + 1
+    reach = int(np.ceil(_REACH[sprite.outline] * sprite.radius * largest)) + 1
     window = min(2 * reach + 1, size)
     corner = np.round(sprite.centre).astype(np.int64) - reach
     return np.clip(corner, 0, size - window), window

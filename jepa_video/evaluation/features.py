@@ -53,9 +53,8 @@ def extract(
 
     Args:
         encode: video uint8 `B T C H W` to tokens `B N D`, or to `B D` that are not pooled.
-        clips: videos in evaluation, or batches `{"video", "labels", "index"}` from any loader.
-            Features of clips with the same index are averaged: they are of one video. The
-            attribute `groups`, where there is one, goes by index.
+        clips: videos in evaluation, or batches `{"video", "labels", "index"}` from a loader; clips
+            with the same index are of one video. Its `groups`, if any, go by index.
         device: where the clips are put.
         batch_size: clips at a time; a loader has its own.
         workers: loader processes; a loader has its own.
@@ -71,8 +70,7 @@ def extract(
     labels: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
     for batch in batches:
-        with torch.inference_mode():
-            rows = _pooled(encode(batch["video"].to(device)), pool).to("cpu", torch.float32)
+        rows = _encoded(encode, batch["video"].to(device), pool)
         for i, row, label in zip(batch["index"].tolist(), rows, batch["labels"], strict=True):
             sums[i] = sums[i] + row if i in sums else row
             labels[i] = label
@@ -82,12 +80,16 @@ def extract(
     order = sorted(sums)
     groups = getattr(clips, "groups", None)
     return Features(
-        # Cloned, for a tensor made in inference mode cannot take part in the training of a probe.
-        x=torch.stack([sums[i] / counts[i] for i in order]).clone(),
+        x=torch.stack([sums[i] / counts[i] for i in order]),
         labels=torch.stack([labels[i] for i in order]),
         groups=None if groups is None else [str(groups[i]) for i in order],
         index=torch.tensor(order),
     )
+
+
+@torch.no_grad()  # not inference mode, whose tensors cannot take part in the training of a probe
+def _encoded(encode: Encode, video: Tensor, pool: Pool) -> Tensor:
+    return _pooled(encode(video), pool).to("cpu", torch.float32)
 
 
 def _pooled(tokens: Tensor, pool: Pool) -> Tensor:

@@ -97,8 +97,7 @@ def linear_probe(
     model = fit_logistic(x, y, strength)
     predictions = model.logits(test_x).argmax(1)
     correct = predictions == test_y
-    labelled = test_y >= 0
-    accuracy = float(correct[labelled].double().mean())
+    accuracy = float(correct[test_y >= 0].double().mean())
     return ProbeResult(accuracy, predictions, correct, strength, validation)
 
 
