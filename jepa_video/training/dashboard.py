@@ -7,7 +7,6 @@ whether the energy keeps true pairs apart from shuffled ones, and probes where l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -103,7 +102,8 @@ class CollapseDashboard(Callback):
 
 def vitals(values: Mapping[str, float], width: int) -> Vitals:
     """What a verdict looks at, from the figures of a moment by their logged names."""
-    return Vitals.read({**values, "energy": values.get("energy/held_out", math.nan)}, width)
+    renamed = {name.removesuffix("/held_out"): value for name, value in values.items()}
+    return Vitals.read(renamed, width)
 
 
 def held_out_energies(module: Any, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

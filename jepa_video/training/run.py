@@ -142,9 +142,7 @@ def create_run(runs: Path, name: str | None = None) -> Run:
     with _plain_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            path = runs / (
-                name or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.choice(_WORDS.split())}"
-            )
+            path = runs / (name or fresh_name())
             try:
                 path.mkdir()  # the exclusive step: of two that race for a name, one gets it
                 break

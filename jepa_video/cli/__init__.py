@@ -1,0 +1,70 @@
+"""`jepa-video VERB`: finds the verb and turns bad input into one sentence and exit code 2.
+
+Each verb is a module of this package with `HELP` and `run(arguments) -> exit code`, imported when
+it is called: help answers at once, without torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from .. import __version__
+from ..errors import UserError
+
+VERBS = {
+    "pretrain": "train a video JEPA on video files; without options on an embedded set",
+    "report": "write report.html of a run anew",
+    "doctor": "say what is installed, whether a run would work, and what to mend",
+}
+
+
+def help_text() -> str:
+    """What `jepa-video --help` prints."""
+    verbs = "\n".join(f"  {verb:<10} {told}" for verb, told in VERBS.items())
+    return (
+        "usage: jepa-video VERB [options]\n\n"
+        "Learn a world model from video by self-supervision.\n\n"
+        f"{verbs}\n\n"
+        "  jepa-video VERB --help    the options of a verb\n"
+        "  jepa-video --version\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script.
+
+    Returns:
+        0 when all went well, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if verb == "--version":
+        print(f"jepa-video {__version__}")
+        return 0
+    try:
+        return _run(verb, words[1:])
+    except UserError as error:
+        print(f"jepa-video: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"there is no verb {verb!r} (expected one of {', '.join(VERBS)}){hint}")
+    room = import_module(f".{verb}", __name__)
+    if words and words[0] in ("-h", "--help"):
+        print(room.HELP, end="")
+        return 0
+    code: int = room.run(words)
+    return code

@@ -1,0 +1,144 @@
+"""One pretraining job: objects from options, the run's folder, the fit, and what comes after."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+
+from ..data.datamodule import VideoDataModule
+from ..errors import UserError
+from ..evaluation.after_pretrain import conclude, last_screen
+from ..training.logs import tensorboard_logger, wandb_logger, wandb_mode
+from ..training.pretrain import Parts, fit, prepare, quiet, start_lines
+from ..training.progress import console
+from ..training.run import Run, only_writer, write_whole
+from ..training.stops import EXIT_INTERRUPT, RunStopped, StopRequests
+from ..training.video_jepa import VideoJEPA
+
+
+def main_process() -> bool:
+    """Whether this process is rank 0, as far as its surroundings say."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
+class Job:
+    """A pretraining run from its settings to its report.
+
+    Args:
+        parser: made `config`, and writes it down.
+        config: every option.
+
+    Raises:
+        UserError: settings that do not fit together, or data that cannot be used.
+    """
+
+    def __init__(self, parser: ArgumentParser, config: Namespace) -> None:
+        quiet()
+        self.parser, self.config, self.screen = parser, config, console()
+        torch.manual_seed(config.seed)
+        try:
+            made = parser.instantiate_classes(config)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise UserError(" ".join(str(error).split())) from error
+        self.module: VideoJEPA = made.model
+        self.data: VideoDataModule = made.data
+        self.made = made
+        self._same_length()
+        self.data.setup()
+
+    def _same_length(self) -> None:
+        frames, wanted = self.data.settings.frames, self.module.encoder.frames
+        if frames != wanted:
+            raise UserError(
+                f"data.frames is {frames} and model.encoder.frames is {wanted}: give both the same"
+            )
+
+    def run(self, run: Run, resume_from: Path | None, stops: StopRequests, started: float) -> None:
+        """Train, evaluate and show.
+
+        Args:
+            run: the folder.
+            resume_from: checkpoint to go on from.
+            stops: requests to stop.
+            started: reading of the monotonic clock when the command began.
+
+        Raises:
+            RunStopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+        """
+        if not main_process():
+            fit(self._parts(run, stops), resume_from)
+            return
+        with only_writer(run):
+            self._write_config(run)
+            (run.path / "summary.json").unlink(missing_ok=True)  # a run that has one is finished
+            parts = self._parts(run, stops)
+            for line in start_lines(parts):
+                self.screen.print(line, markup=False)
+            try:
+                fit(parts, resume_from)
+                if stops.code is not None:
+                    raise RunStopped(stops.code)
+            except RunStopped as stop:
+                self._say_stopped(parts, stop.code)
+                raise
+            self._conclude(parts, started)
+
+    def _parts(self, run: Run, stops: StopRequests) -> Parts:
+        return prepare(
+            run,
+            self.module,
+            self.data,
+            dict(vars(self.made.trainer)),
+            stops=stops,
+            loggers=self._loggers(run) if main_process() else [],
+            checkpoint=self.made.checkpoint,
+            watch=self.made.watch,
+            screen=self.screen,
+            seed=self.config.seed,
+        )
+
+    def _loggers(self, run: Run) -> list[Logger]:
+        """The logs of wandb and TensorBoard, as far as asked for and able to start."""
+        from .options import flat
+
+        settings = flat(self.parser, self.config)
+        found: list[Logger | None] = [wandb_logger(run, wandb_mode(self.config.wandb), settings)]
+        if self.config.tensorboard:
+            found.append(tensorboard_logger(run))
+        return [logger for logger in found if logger is not None]
+
+    def _write_config(self, run: Run) -> None:
+        """Every setting, as it is run; what belongs to one call alone is left out."""
+        kept = self.config.clone()
+        kept.config = kept.resume = None
+        kept.name = run.name
+        write_whole(run.config, self.parser.dump(kept))
+
+    def _say_stopped(self, parts: Parts, code: int) -> None:
+        why = "Ctrl-C" if code == EXIT_INTERRUPT else "SIGTERM"
+        step = parts.trainer.global_step
+        self.screen.print(f"stopped by {why} at step {step}; a checkpoint is written. To go on:")
+        self.screen.print(f"  jepa-video pretrain --resume {parts.run.path}", markup=False)
+
+    def _conclude(self, parts: Parts, started: float) -> None:
+        self.screen.print("evaluating on held-out videos ...")
+        clips, wait = parts.health.total()
+        facts: dict[str, Any] = {
+            "steps": parts.trainer.global_step,
+            "seed": self.config.seed,
+            "clips_per_second": clips,
+            "data_wait": wait,
+            "videos": len(self.data.clips("train").paths),
+            "unreadable": len(self.data.unreadable),
+        }
+        device = parts.trainer.strategy.root_device
+        probe, held_out = self.made.probe, parts.held_out
+        summary = conclude(parts.run, self.module, self.data, held_out, facts, probe, device)
+        last_screen(parts.run, summary, self.screen, started)

@@ -1,0 +1,161 @@
+"""The options of `pretrain`: typed constructor arguments, a config file, and errors as sentences.
+
+Every default lives once, in a signature. What a file or the command line says and nobody reads is
+an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+
+from ..data.datamodule import VideoDataModule
+from ..errors import UserError
+from ..evaluation.probing import ProbeSettings
+from ..training.pretrain import CheckpointSettings, WatchSettings
+from ..training.run import Run, open_run
+from ..training.video_jepa import VideoJEPA
+
+STEPS = 2000  # of the default recipe
+OWNED = {  # what a run decides for itself
+    "logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar",
+    "enable_model_summary", "use_distributed_sampler", "fast_dev_run", "barebones",
+    "enable_autolog_hparams", "model_registry", "reload_dataloaders_every_n_epochs",
+    "overfit_batches", "inference_mode", "limit_test_batches", "limit_predict_batches",
+}  # fmt: skip
+# A resumed run keeps what decides its numbers; where and how it runs may change.
+FREE = (
+    "config", "resume", "name", "runs", "wandb", "tensorboard", "checkpoint.", "watch.", "probe.",
+    "data.root", "data.train", "data.val", "data.workers", "data.cache_mb", "data.timeout",
+    "data.check", "data.unreadable_limit", "data.missing", "trainer.max_steps",
+    "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.profiler", "trainer.plugins",
+    "trainer.log_every_n_steps",
+)  # fmt: skip
+
+
+def build_parser() -> ArgumentParser:
+    """Every option of `pretrain`."""
+    parser = ArgumentParser(prog="jepa-video pretrain", exit_on_error=False, add_help=False)
+    parser.allow_abbrev = False  # a key that is misspelt is an error, not another key
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--resume", type=str | None, help="run folder to go on with")
+    parser.add_argument("--name", type=str | None, help="name of the run; date and time if None")
+    parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, data, masks and the rest")
+    modes = Literal["offline", "online", "off"] | None
+    parser.add_argument("--wandb", type=modes, help="experiment log; WANDB_MODE, else offline")
+    parser.add_argument("--tensorboard", type=bool, default=False, help="write a TensorBoard log")
+    parser.add_class_arguments(VideoJEPA, "model")
+    parser.add_class_arguments(VideoDataModule, "data")
+    parser.add_class_arguments(Trainer, "trainer", skip=OWNED, instantiate=False)
+    parser.add_class_arguments(CheckpointSettings, "checkpoint")
+    parser.add_class_arguments(WatchSettings, "watch")
+    parser.add_class_arguments(ProbeSettings, "probe")
+    parser.link_arguments("seed", "model.seed")
+    parser.link_arguments("seed", "data.seed")
+    parser.set_defaults(
+        {
+            "trainer.max_steps": STEPS,
+            "trainer.log_every_n_steps": 10,
+            "trainer.limit_val_batches": 0,
+            "trainer.num_sanity_val_steps": 0,
+        }
+    )
+    return parser
+
+
+def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """The options in `words`.
+
+    Raises:
+        UserError: one sentence on the option that is wrong.
+    """
+    for word in words:
+        if word.startswith("-") and not word.startswith("--"):
+            raise UserError(f"options start with two dashes, got {word}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return parser.parse_args(list(words))
+    except ArgumentError as error:
+        raise UserError(sentence(str(error), parser)) from error
+    except (TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def parse_resumed(parser: ArgumentParser, words: Sequence[str], path: str) -> tuple[Run, Namespace]:
+    """The run in `path` and its own options, with the changes in `words` that a run may make."""
+    run = open_run(Path(path))
+    saved = parse(parser, ["--config", str(run.config)])
+    asked = parse(parser, ["--config", str(run.config), *words])
+    before, after = flat(parser, saved), flat(parser, asked)
+    for key in after.keys() | before.keys():
+        if before.get(key) != after.get(key) and not key.startswith(FREE):
+            raise UserError(
+                f"--{key} cannot change in a resumed run ({before.get(key)} there, "
+                f"{after.get(key)} asked for); start a new run instead"
+            )
+    return run, asked
+
+
+def flat(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Every option by its dotted name, as plain values."""
+    plain: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, part in value.items():
+                walk(part, f"{name}.{key}" if name else str(key))
+        else:
+            plain[name] = value
+
+    walk(json.loads(parser.dump(config, format="json", skip_none=False)), "")
+    return plain
+
+
+def sentence(text: str, parser: ArgumentParser) -> str:
+    """One sentence from what the parser says over several lines."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        name = found[1].split("=")[0]
+        if not name.startswith("-"):
+            return f"there is no place for the word {name!r}; options have the form --NAME VALUE"
+        return f"there is no option {name}{_near(name, names)}"
+    if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", text):
+        key = ".".join(part for part in found.groups() if part)
+        return f"there is no option {key!r} (named in the config){_near('--' + key, names)}"
+    keys = re.findall(r'Parser key "([^"]+)":', text)
+    rest = re.split(r'Parser key "[^"]+":', text)[-1]
+    told = _plain(" ".join(rest.split()))
+    told = told if len(told) <= 300 else told[:297] + "..."
+    return f"{'.'.join(dict.fromkeys(keys))}: {told}" if keys else told
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """The option that was probably meant; only for names that say where they belong."""
+    near = get_close_matches(name, names, 1, 0.75) if "." in name else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _plain(text: str) -> str:
+    """The parser's words without its types."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    value = re.search(r"(?:Got value|Given value): (.*?)'?\.?(?: Got value.*)?$", text)
+    choices = re.search(r"Literal\[([^\]]+)\]", text)
+    kind = re.search(r"Expected a (?!NoneType)([\w.]+)", text)
+    if value and (choices or kind):
+        expected = (
+            f"one of {choices[1]}" if choices else f"a value of type {kind[1]}" if kind else ""
+        )
+        return f"expected {expected}, got {value[1]!r}"
+    return text

@@ -1,0 +1,174 @@
+"""What frozen features know about each label, beside what they have to beat.
+
+Four views of the same clips: the pretrained encoder, the same encoder with the weights it started
+from, thumbnails and histograms of the pixels, and a hand-made grid of frame differences. Each goes
+through the same linear probe, fitted on the same few labels, and is judged on the same held-out
+videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.datamodule import VideoDataModule
+from ..data.transforms import centre
+from ..models.encoder import VideoEncoder, build_encoder
+from .baselines import motion_grid, pixel_statistics
+from .features import Features, extract
+from .intervals import Interval, bootstrap_accuracy, paired_difference, wilson
+from .knn import knn_predict
+from .probes import linear_probe
+
+View = Callable[[Tensor], Tensor]
+LEARNED = ("", "untrained")  # views that come from an encoder; the names are those of summary.json
+
+
+@dataclass
+class ProbeSettings:
+    """How the frozen features are judged once the training is over.
+
+    Args:
+        label: the label of the headline; the first one (`direction` in the embedded set) if None.
+        per_class: labelled training videos of each class; if None, 20 in the embedded set and all
+            elsewhere.
+        clips: clips of each video, whose features are averaged.
+        most_videos: bound on the training and on the held-out videos; 0 leaves the probes out.
+    """
+
+    label: str | None = None
+    per_class: int | None = None
+    clips: int = 1
+    most_videos: int = 10_000
+
+
+def first_weights(encoder: VideoEncoder, seed: int) -> VideoEncoder:
+    """The same encoder with the weights that a run of `seed` starts from, on the same device."""
+    device = next(encoder.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_encoder(encoder.config).to(device).eval()
+
+
+def pooled(encoder: VideoEncoder) -> View:
+    """The mean token of the evaluation view: `B T C H W` uint8 to `B D`."""
+
+    def view(video: Tensor) -> Tensor:
+        tokens: Tensor = encoder(centre(video, encoder.image))
+        return tokens.float().mean(dim=1)
+
+    return view
+
+
+class Views:
+    """Several views of a clip in one pass over the videos: decoding is what costs."""
+
+    def __init__(self, views: dict[str, View]) -> None:
+        self.views = views
+        self.widths: list[int] = []
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """`B T C H W` uint8 to all features side by side, `B D`."""
+        parts = [view(video) for view in self.views.values()]
+        self.widths = [part.shape[1] for part in parts]
+        return torch.cat(parts, dim=1)
+
+    def split(self, x: Tensor) -> dict[str, Tensor]:
+        """The features `N D` of each view."""
+        return dict(zip(self.views, torch.split(x, self.widths, dim=1), strict=True))
+
+
+def primary_label(data: VideoDataModule, settings: ProbeSettings) -> str | None:
+    """The label of the headline, or None without labels."""
+    names = data.label_names
+    if settings.label is not None:
+        data.clips("train").column(settings.label)  # says which ones there are
+        return settings.label
+    if data.root == "synthetic" and "direction" in names:
+        return "direction"
+    return names[0] if names else None
+
+
+def probe_all(
+    data: VideoDataModule,
+    trained: VideoEncoder,
+    untrained: VideoEncoder,
+    settings: ProbeSettings,
+    device: torch.device,
+) -> tuple[dict[str, dict[str, Any]], Tensor]:
+    """Probes of every label, and the pooled features of the held-out videos (`N D`)."""
+    views = Views(
+        {
+            "": pooled(trained),
+            "untrained": pooled(untrained),
+            "pixels": pixel_statistics,
+            "motion": motion_grid,
+        }
+    )
+    held_out = data.clips("val")
+    chosen = thinned(range(len(held_out.paths)), settings.most_videos)
+    test = extract(views, held_out.evaluation(chosen, settings.clips), device=device)
+    per_class = settings.per_class
+    if per_class is None and data.root == "synthetic":
+        per_class = 20
+    results = {}
+    for column, label in enumerate(data.label_names):
+        videos = data.clips("train")
+        few = thinned(videos.few(label, per_class), settings.most_videos)
+        part = videos.evaluation(few, settings.clips, label)
+        train = extract(views, part, device=device)
+        truth = test.labels[:, column]
+        if len(set(train.labels[:, 0].tolist()) - {-1}) > 1 and bool((truth >= 0).any()):
+            classes = len(data.classes[label])
+            results[label] = probe_label(views, train, test, truth, classes)
+    return results, views.split(test.x)[""]
+
+
+def thinned(numbers: Sequence[int], most: int) -> list[int]:
+    """At most `most` of `numbers`, evenly spread."""
+    count = min(len(numbers), most)
+    return [numbers[i * len(numbers) // count] for i in range(count)]
+
+
+def probe_label(
+    views: Views, train: Features, test: Features, truth: Tensor, classes: int
+) -> dict[str, Any]:
+    """One label: accuracies with intervals, and the gain over the untrained encoder.
+
+    `truth` are the classes of `test` (`N`), -1 for none. The interval is a bootstrap over groups
+    where the set has groups, and Wilson's where clips are independent.
+    """
+    known = truth >= 0
+    groups = None
+    if test.groups is not None:
+        groups = [group for group, keep in zip(test.groups, known.tolist(), strict=True) if keep]
+    row: dict[str, Any] = {"chance": 1 / classes, "videos": int(known.sum())}
+    row["labelled"] = int((train.labels[:, 0] >= 0).sum())
+    hits: dict[str, Tensor] = {}
+    test_views = views.split(test.x)
+    for name, x in views.split(train.x).items():
+        ending = f"_{name}" if name else ""
+        probe = linear_probe(x, train.labels[:, 0], test_views[name], truth, groups=train.groups)
+        hits[name] = probe.correct[known].double()
+        row |= _with_interval(f"probe_top1{ending}", hits[name], groups)
+        if name in LEARNED:
+            votes = knn_predict(x, train.labels[:, 0], test_views[name][known])
+            row[f"knn_top1{ending}"] = float((votes == truth[known]).double().mean())
+    gain = paired_difference(hits[""].tolist(), hits["untrained"].tolist(), groups)
+    row |= {"probe_top1_gain": gain.value, "probe_top1_gain_interval": [gain.low, gain.high]}
+    return row
+
+
+def _with_interval(
+    name: str, hits: Tensor, groups: Sequence[Hashable] | None
+) -> dict[str, float | list[float]]:
+    found: Interval
+    if groups is None:
+        found = wilson(float(hits.sum()), len(hits))
+    else:
+        found = bootstrap_accuracy(hits.tolist(), groups)
+    return {name: found.value, f"{name}_interval": [found.low, found.high]}

@@ -1,0 +1,215 @@
+"""From built objects to a trained module: the Trainer with what watches, logs and saves."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+from ..data.datamodule import VideoDataModule
+from ..errors import UserError
+from .callbacks import Batch, DataHealth, HeldOut
+from .checkpoints import Checkpointer
+from .dashboard import CollapseDashboard, OnlineProbe
+from .logs import CsvLog
+from .progress import ProgressLine
+from .run import Run
+from .stops import EXIT_TERMINATE, RunStopped, StopRequests
+from .video_jepa import VideoJEPA
+
+
+@dataclass
+class CheckpointSettings:
+    """When checkpoints are written.
+
+    Args:
+        every_n_steps: optimiser steps between two; 0 for none by steps.
+        every_minutes: minutes between two; 0 for none by time.
+        keep: how many of the newest stay.
+    """
+
+    every_n_steps: int = 500
+    every_minutes: float = 10.0
+    keep: int = 2
+
+
+@dataclass
+class WatchSettings:
+    """How often a run looks at itself.
+
+    Args:
+        every_n_steps: optimiser steps between two looks at collapse and at the online probes; 0
+            for none.
+        clips: held-out clips that it looks at.
+        say_every_seconds: pause between two lines where the screen is not a terminal.
+    """
+
+    every_n_steps: int = 200
+    clips: int = 256
+    say_every_seconds: float = 20.0
+
+
+@dataclass
+class Parts:
+    """A run that is ready to train."""
+
+    run: Run
+    module: VideoJEPA
+    data: VideoDataModule
+    trainer: Trainer
+    health: DataHealth
+    held_out: HeldOut
+
+
+def prepare(
+    run: Run,
+    module: VideoJEPA,
+    data: VideoDataModule,
+    trainer_options: dict[str, Any],
+    *,
+    stops: StopRequests,
+    loggers: list[Logger],
+    checkpoint: CheckpointSettings,
+    watch: WatchSettings,
+    screen: Console,
+    seed: int = 0,
+) -> Parts:
+    """Build the Trainer of a run.
+
+    Args:
+        run: its folder.
+        module: what is trained.
+        data: what on.
+        trainer_options: of Lightning's Trainer.
+        stops: requests to stop.
+        loggers: beside `metrics.csv`.
+        checkpoint: when to save.
+        watch: when to look for collapse and at the online probes.
+        screen: where a person reads.
+        seed: of what draws from the global generators.
+
+    Raises:
+        UserError: options that this machine cannot fulfil.
+    """
+    held_out = HeldOut(lambda: _held_out(data, watch.clips), watch.clips)
+    health = DataHealth(run, lambda: data.unreadable.rows())
+    log = CsvLog(run.metrics)
+    classes = {name: len(data.classes[name]) for name in data.label_names}
+    callbacks: list[Callback] = [
+        CollapseDashboard(
+            held_out, lambda text: screen.print(text, markup=False), watch.every_n_steps
+        ),
+        OnlineProbe(held_out, classes, watch.every_n_steps),
+        Checkpointer(
+            run,
+            (log.table, health.table),
+            stops,
+            checkpoint.every_n_steps,
+            checkpoint.every_minutes,
+            checkpoint.keep,
+            seed,
+        ),
+        ProgressLine(health, screen, watch.say_every_seconds),
+        health,  # last: what comes after it is waiting for data
+    ]
+    try:
+        trainer = Trainer(
+            **trainer_options,
+            logger=[log, *loggers],
+            callbacks=callbacks,
+            default_root_dir=run.path,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"trainer: {_first_line(error)}") from error
+    return Parts(run, module, data, trainer, health, held_out)
+
+
+def fit(parts: Parts, resume_from: Path | None = None) -> None:
+    """Train; afterwards no process group is left, so that rank 0 can go on alone.
+
+    Raises:
+        RunStopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+        UserError: options that this machine cannot fulfil, or too many unreadable files.
+    """
+    try:
+        parts.trainer.fit(
+            parts.module, datamodule=parts.data, ckpt_path=resume_from, weights_only=True
+        )
+    except SIGTERMException as error:
+        raise RunStopped(EXIT_TERMINATE) from error
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {_first_line(error)}") from error
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def start_lines(parts: Parts) -> list[str]:
+    """What is trained on what, where: a few lines for the screen."""
+    data, module, trainer = parts.data, parts.module, parts.trainer
+    train = len(data.clips("train").paths)
+    try:
+        held_out = f"{len(data.clips('val').paths)} held out"
+    except UserError:
+        held_out = "none held out"
+    unreadable = f"{len(data.unreadable)} unreadable"
+    encoder, settings = module.encoder, data.settings
+    batch = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    where = f"{trainer.num_devices * trainer.num_nodes} x {trainer.strategy.root_device.type}"
+    return [
+        f"run       {parts.run.path}",
+        f"videos    {train} for training, {held_out}, {unreadable} ({data.root})",
+        f"labels    {', '.join(data.label_names) or 'none'}",
+        f"encoder   {_millions(encoder)} parameters, {encoder.num_tokens} tokens from "
+        f"{settings.frames} frames of {encoder.image} x {encoder.image}; predictor "
+        f"{_millions(module.predictor)}",
+        f"training  {_length(trainer)} of {batch} clips on {where}, {trainer.precision}",
+    ]
+
+
+def _length(trainer: Trainer) -> str:
+    return f"{trainer.max_steps} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
+
+
+def _millions(module: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"
+
+
+def _held_out(data: VideoDataModule, clips: int) -> Iterator[Batch]:
+    """Held-out clips, evenly spread over the set, read in this process."""
+    try:
+        videos = data.clips("val")
+    except UserError:
+        return iter(())
+    count = min(clips, len(videos.paths))
+    chosen = [i * len(videos.paths) // count for i in range(count)]
+    loader: Iterator[Batch] = iter(data.loader(videos.evaluation(chosen)))
+    return loader
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def quiet() -> None:
+    """Keep Lightning's tips and torch's warnings from the screen, unless Python was told not to."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(lightning|torch|torchdata|wandb|timm)(\.|$)")
