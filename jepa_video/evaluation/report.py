@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -282,19 +282,20 @@ def config_section(files: RunFiles) -> str:
 def load_section(files: RunFiles) -> str:
     """The lines that load the encoder."""
     exported = (files.folder / "encoder" / "encoder.safetensors").exists()
-    checkpoints = sorted((files.folder / "checkpoints").glob("*.ckpt"))
-    parts: Sequence[str]
-    if exported:
-        code = (
-            "from jepa_video import load_encoder\n\n"
-            f'encoder = load_encoder("{files.name}")  # frozen use: encoder.eval()\n'
-            "tokens = encoder(clip)  # clip: B C T H W, normalised floats; tokens: B N D\n"
-        )
-        parts = [f"<pre>{escape(code)}</pre>"]
-    elif checkpoints:
-        text = "There is no exported encoder yet, but a checkpoint to go on from:"
+    checkpoints = any((files.folder / "checkpoints").glob("*.ckpt"))
+    if not exported and not checkpoints:
+        text = "Neither encoder/ nor a checkpoint is there yet: nothing to load."
+        return section("use", "Use the encoder", missing(text))
+    code = (
+        "import torch\nfrom jepa_video import load_encoder\n\n"
+        f'encoder = load_encoder("{files.name}")\n'
+        "clip = torch.zeros(1, 3, encoder.frames, encoder.image, encoder.image)"
+        "  # B C T H W, normalised\n"
+        "tokens = encoder(clip)  # B N D\n"
+    )
+    parts = [f"<pre>{escape(code)}</pre>"]
+    if not exported:
+        text = "This reads the newest checkpoint. The run itself goes on from there with"
         command = f"jepa-video pretrain --resume {files.name}"
-        parts = [missing(text), f"<pre>{escape(command)}</pre>"]
-    else:
-        parts = [missing("Neither encoder/ nor a checkpoint is there yet: nothing to load.")]
+        parts += [paragraph(text), f"<pre>{escape(command)}</pre>"]
     return section("use", "Use the encoder", *parts)

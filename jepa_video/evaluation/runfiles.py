@@ -14,6 +14,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from ..errors import UserError
 from ..models.encoder import SIZES
 
@@ -27,6 +29,7 @@ class RunFiles:
 
     folder: Path
     config: str | None
+    encoder: dict[str, Any] | None  # encoder/config.json
     summary: dict[str, Any] | None
     metrics: dict[str, Column]
     timings: dict[str, Column]
@@ -45,16 +48,12 @@ class RunFiles:
 
     @property
     def width(self) -> int | None:
-        """`D` of the encoder's tokens, where the exported encoder or the summary tells it."""
-        try:
-            told = json.loads((self.folder / "encoder" / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            told = None
-        for source in (self.summary, told):
-            if isinstance(source, dict):
-                width = source.get("width") or SIZES.get(str(source.get("size")), (None,))[0]
-                if isinstance(width, int):
-                    return width
+        """`D` of the encoder's tokens, by the exported encoder or else by the config."""
+        for source in (self.encoder, _parsed(self.config)):
+            found = _encoder_settings(source)
+            width = found.get("width") or SIZES.get(str(found.get("size")), (None,))[0]
+            if isinstance(width, int):
+                return width
         return None
 
     @property
@@ -80,7 +79,8 @@ def read_run(run: Path) -> RunFiles:
     return RunFiles(
         folder=folder,
         config=_text(folder / "config.yaml", problems),
-        summary=_summary(folder / "summary.json", problems),
+        encoder=_mapping(folder / "encoder" / "config.json", problems),
+        summary=_mapping(folder / "summary.json", problems),
         metrics=read_columns(folder / "metrics.csv", problems),
         timings=read_columns(folder / "timings.csv", problems),
         unreadable=_rows(folder / "unreadable.csv", problems),
@@ -98,7 +98,7 @@ def _text(path: Path, problems: list[str]) -> str | None:
         return None
 
 
-def _summary(path: Path, problems: list[str]) -> dict[str, Any] | None:
+def _mapping(path: Path, problems: list[str]) -> dict[str, Any] | None:
     text = _text(path, problems)
     if text is None:
         return None
@@ -108,9 +108,27 @@ def _summary(path: Path, problems: list[str]) -> dict[str, Any] | None:
         problems.append(f"{path.name} is not valid JSON ({error}).")
         return None
     if not isinstance(loaded, dict):
-        problems.append(f"{path.name} holds no mapping of names to numbers.")
+        problems.append(f"{path.name} holds no mapping of names to values.")
         return None
     return loaded
+
+
+def _parsed(config: str | None) -> Any:
+    """A config as plain values; None where it is not one."""
+    try:
+        return yaml.safe_load(config or "")
+    except yaml.YAMLError:
+        return None
+
+
+def _encoder_settings(config: Any) -> dict[str, Any]:
+    """The arguments of the encoder, wherever in a nested config they stand."""
+    while isinstance(config, dict):
+        if "size" in config or "width" in config:
+            return config
+        steps = ("model", "encoder", "init_args")
+        config = next((config[step] for step in steps if step in config), None)
+    return {}
 
 
 def _rows(path: Path, problems: list[str]) -> list[dict[str, str]] | None:

@@ -308,11 +308,37 @@ def test_remark_without_measurements_claims_nothing() -> None:
     assert collapse_remark({"loss": {0.0: 1.0}}, 96)[1] == "Unknown."
 
 
-def test_width_comes_from_the_exported_encoder(run: Path) -> None:
-    (run / "encoder" / "config.json").write_text(
-        '{"class": "VideoViT", "size": "tiny", "width": null}'
-    )
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "encoder/config.json",
+            '{"encoder": {"class": "VideoViT", "size": "tiny", "width": null}}',
+        ),
+        (
+            "config.yaml",
+            "model:\n  encoder:\n    init_args:\n      size: tiny\n      width: null\n",
+        ),
+        ("config.yaml", "model:\n  encoder:\n    init_args:\n      size: nano\n      width: 192\n"),
+    ],
+)
+def test_width_comes_from_the_export_or_the_config(run: Path, name: str, text: str) -> None:
+    assert "of 192 directions" not in read(run).text
+    (run / name).write_text(text)
     assert "of 192 directions" in read(run).text
+
+
+def test_a_config_that_is_no_yaml_is_shown_all_the_same(run: Path) -> None:
+    (run / "config.yaml").write_text("a: [1, 2")
+    assert "a: [1, 2" in read(run).text
+
+
+def test_a_checkpoint_is_enough_to_load_and_to_go_on(run: Path) -> None:
+    (run / "encoder" / "encoder.safetensors").unlink()
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "step-00000500.ckpt").write_bytes(b"")
+    text = read(run).text
+    assert 'load_encoder("runs/first")' in text and "--resume runs/first" in text
 
 
 def test_a_summary_that_is_not_final_is_not_sold_as_a_result(run: Path) -> None:
