@@ -17,8 +17,9 @@ _NAMES = {
     "VideoEncoder": "models.encoder",
     "VideoJEPA": "training.video_jepa",
     "VideoViT": "models.encoder",
-    "load_encoder": "models.storage",
+    "load_encoder": "interop.weights",
     "read_clip": "data.decode",
+    "save_encoder": "interop.weights",
     "video_info": "data.decode",
     "write_report": "evaluation.report",
 }

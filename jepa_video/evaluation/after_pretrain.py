@@ -15,7 +15,7 @@ from ..data.datamodule import VideoDataModule
 from ..energies.health import verdict
 from ..energies.metrics import energy_gap, rankme
 from ..errors import UserError
-from ..models.storage import save_encoder
+from ..interop.weights import save_encoder
 from ..training.callbacks import HeldOut
 from ..training.dashboard import held_out_energies, vitals
 from ..training.logs import read_metrics
