@@ -1,6 +1,6 @@
 """What the embedded synthetic videos show: settings, balanced labels, and the frames of one video.
 
-One to three equal shapes share a heading and a speed over a textured background that pans by
+Two to four equal shapes share a heading and a speed over a textured background that pans by
 itself, among distractors glued to that background. Near the middle something happens: nothing
 (`cruise`), a wall throws them back (`bounce`), a pillar hides them (`occlusion`), or at a marker
 they turn left or right by the toss of a coin (`fork`), which nothing before the turn foretells.
@@ -24,11 +24,11 @@ import numpy.typing as npt
 from jepa_video.data.sprites import Floats, Sprite, Waves, paint
 from jepa_video.errors import UserError
 
-FORMAT: Final = 3  # raise it when the same settings draw other pictures
+FORMAT: Final = 4  # raise it when the same settings draw other pictures
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 DIRECTIONS: Final = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
 SPEEDS: Final = {"slow": 0.7, "medium": 1.4, "fast": 2.2}  # pixels a frame at 64 x 64
-NUMBERS: Final = ("one", "two", "three")
+NUMBERS: Final = {"two": 2, "three": 3, "four": 4}
 EVENTS: Final = ("cruise", "bounce", "occlusion", "fork")
 FACTORS: Final = ("shape", "direction", "speed", "number", "event", "fork")
 # Turns of the heading in degrees, counter-clockwise as seen on the screen.
@@ -239,7 +239,7 @@ def _actors(
 
 
 def _count(labels: Labels) -> int:
-    return 1 + NUMBERS.index(labels["number"])
+    return NUMBERS[labels["number"]]
 
 
 def _after(
@@ -274,14 +274,14 @@ def _around(path: npt.NDArray[np.float64], size: int, margin: float) -> Floats:
 def _places(
     settings: SyntheticSettings, radius: float, margin: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Three places at the time of the event, apart from each other, up to `margin` out of view.
+    """Four places at the time of the event, apart from each other, up to `margin` out of view.
 
-    Always three, so that later draws do not depend on the number of shapes.
+    Always four, so that later draws do not depend on the number of shapes.
     """
     side = settings.size - 1 + 2 * margin
     candidates = side * rng.uniform(size=(64, 2)) - margin
     chosen = [candidates[0]]
-    for _ in range(2):  # the first that clears all, or else the one that comes nearest to it
+    for _ in range(3):  # the first that clears all, or else the one that comes nearest to it
         gaps = np.linalg.norm(candidates[:, None] - np.array(chosen), axis=-1).min(1)
         clear = gaps > 2.6 * radius
         chosen.append(candidates[int(np.argmax(clear) if clear.any() else np.argmax(gaps))])

@@ -50,7 +50,10 @@ class VideoJEPA(L.LightningModule):
         target: `ema` follows the encoder without gradient; `shared` is the encoder itself, with
             gradient on both branches.
         distance: `D` between prediction and target tokens.
-        normalise_target: layer-norm the target tokens, without parameters.
+        normalise_target: `layer` norms each target token over its width (V-JEPA), `instance` each
+            channel over the tokens of its clip (data2vec, Baevski et al. 2022, section 3.3): what
+            all tokens of a clip share, such as its colour, then costs nothing; `none` compares raw
+            states.
         regularize: statistics over all tokens, over the clips' mean tokens, or both.
         momentum: of the EMA target, at the first and at the last step.
         learning_rate: peak of the schedule.
@@ -74,7 +77,7 @@ class VideoJEPA(L.LightningModule):
         augment: Callable[[], Augment] = Augment,
         target: Literal["ema", "shared"] = "ema",
         distance: Distance = "l1",
-        normalise_target: bool = True,
+        normalise_target: Literal["layer", "instance", "none"] = "layer",
         regularize: Sequence[Literal["tokens", "clips"]] = ("tokens", "clips"),
         momentum: tuple[float, float] = (0.9995, 1.0),
         learning_rate: float = 1e-3,
@@ -141,8 +144,10 @@ class VideoJEPA(L.LightningModule):
         return tokens
 
     def normalised(self, y: Tensor) -> Tensor:
-        """Target tokens as the energy compares them."""
-        return F.layer_norm(y, y.shape[-1:]) if self.normalise_target else y
+        """Target tokens `B M D` as the energy compares them."""
+        if self.normalise_target == "instance":
+            return F.instance_norm(y.transpose(1, 2)).transpose(1, 2)
+        return F.layer_norm(y, y.shape[-1:]) if self.normalise_target == "layer" else y
 
     def energy(self, y_hat: Tensor, y: Tensor) -> Tensor:
         """`E = D(y_hat, y)`, mean over tokens: `B M D` twice to `B`."""
