@@ -47,7 +47,7 @@ def check_files(
         paths: files; looked at once each.
         level: `quick` or `full`, see `examine`.
         timeout: seconds that one file may take.
-        workers: examiner processes; by default one for each core, 4 at most.
+        workers: examiner processes; by default one for each core, 16 at most.
         memory: name of the set whose earlier findings may be used; a finding holds as long as the
             file's size and time of change do. Empty: remember nothing.
         progress: called with the number of files done and to do.
@@ -92,7 +92,7 @@ def _examined(
             done.put(error)
 
     # A start costs as much as a score of files: small sets have one examiner.
-    count = workers or min(4, os.cpu_count() or 1, 1 + len(todo) // 32)
+    count = workers or min(16, _cores(), 1 + len(todo) // 32)
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(count, len(todo)))]
     for thread in threads:
         thread.start()
@@ -106,6 +106,13 @@ def _examined(
         stop.set()
         for thread in threads:
             thread.join(timeout=1.0)
+
+
+def _cores() -> int:
+    """Cores that this process may use: on a cluster often fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Examiner:

@@ -253,14 +253,21 @@ class _Notice:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._said:
+        if self._said and sys.stderr.isatty():
             print("", file=sys.stderr)
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic() - self._start
-        if now - self._said > 2.0 or (self._said and done == total):
+        screen = sys.stderr.isatty()
+        if now - self._said > (2.0 if screen else 30.0) or (self._said and done == total):
             self._said = now
-            print(f"\rexamining {self.where}: {done} of {total} files", end="", file=sys.stderr)
+            start, end = ("\r", "") if screen else ("", "\n")
+            print(
+                f"{start}examining {self.where}: {done} of {total} files",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _several(sources: Sources) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -13,7 +13,7 @@ from jepa_video.data.clips import VideoClips, collate
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.sampler import Key
 
-_PATIENCE = 4.0  # a worker's time-out in units of the time that one file may take
+_PATIENCE: Final = 10  # files of a batch that may hang before a worker is taken for stopped
 
 
 class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
@@ -54,7 +54,7 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
                 pin_memory=pin_memory,
                 persistent_workers=workers > 0,
                 # Reading gives up on a file by itself; this is for a worker that stopped.
-                timeout=_PATIENCE * clips.timeout * batch_size if workers else 0,
+                timeout=60 + _PATIENCE * clips.timeout if workers else 0,
             )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

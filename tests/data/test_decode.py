@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from jepa_video.data import decode
+from jepa_video.data import decode, media
 from jepa_video.data.decode import DecodeError, has_decord, read_clip, video_info
 from tests.videos import SHARED, numbers, write_clip
 
@@ -64,12 +64,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def no_decord(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def hide() -> None:
         monkeypatch.setitem(sys.modules, "decord", None)
-        decode._imported_decord.cache_clear()
-        decode._examined.cache_clear()
+        media.imported_decord.cache_clear()
+        media.examined.cache_clear()
 
     yield hide  # type: ignore[misc]
-    decode._imported_decord.cache_clear()
-    decode._examined.cache_clear()
+    media.imported_decord.cache_clear()
+    media.examined.cache_clear()
 
 
 ASKED = ([0, 13, 26, 39], [39], [30, 31, 32], [7, 3, 3, 21], [17])
