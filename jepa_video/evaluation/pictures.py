@@ -21,8 +21,8 @@ from ..data.transforms import centre
 from ..energies.distances import distance
 from ..errors import UserError
 from ..models.blocks import gather_tokens
-from ..models.encoder import VideoEncoder, build_encoder
-from ..randomness import LATENT, MASK, generator, seed_of
+from ..models.encoder import VideoEncoder
+from ..randomness import LATENT, MASK, generator
 from ..training.video_jepa import VideoJEPA
 from .album import Picture, Plate, save_album
 from .drawing import (
@@ -40,6 +40,7 @@ from .drawing import (
     tile_side,
     tint,
 )
+from .probing import first_weights
 from .samples import Sample, sample_clips
 
 CHUNK: Final = 16  # clips that are encoded together
@@ -92,7 +93,7 @@ def draw_album(module: VideoJEPA, sample: Sample | None, folder: Path) -> list[P
     plates: list[Plate] = []
     if sample is not None:
         with looking(module):
-            untrained = untrained_encoder(module)
+            untrained = first_weights(module.encoder, module.seed)
             plates.append(mask_plate(module, sample, folder))
             plates.append(feature_plate(module, untrained, sample, folder))
             if len(sample.video) > 1:
@@ -101,13 +102,6 @@ def draw_album(module: VideoJEPA, sample: Sample | None, folder: Path) -> list[P
                 plates.append(neighbour_plate(module, untrained, sample, folder))
     save_album(folder, plates)
     return plates
-
-
-def untrained_encoder(module: VideoJEPA) -> VideoEncoder:
-    """The same encoder with fresh weights, the same ones each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(module.seed))
-        return build_encoder(module.encoder.config).to(module.device).eval()
 
 
 def encoded(encoder: VideoEncoder, video: Tensor, device: torch.device) -> Tensor:

@@ -14,19 +14,23 @@ from .album import load_album
 from .charts import MOST_LINES, Series, bar, line_chart, number
 from .page import document, folded, missing, note, paragraph, plate, section, table
 from .runfiles import Column, RunFiles, baselines, finite, flat, interval, read_run
-from .words import collapse_remark, headline, pretty, share, who_is
+from .words import collapse_remark, headline, points, pretty, share, who_is
 
 REPORT = "report.html"
 DASHBOARD = ("energy_gap", "energy_auc", "rankme", "std", "lidar", "collapse")
 SHOWN_UNREADABLE = 100
 CLOCKS = ("clips_per_second", "data_wait")
 UNDRAWN = ("epoch", "seconds")
-BESIDE = {"energy_of_mean": "energy/of the mean token"}  # columns that are read in another's chart
+BESIDE = {  # columns under the name by which a reader knows them
+    "energy": "energy/training batches",
+    "energy/held_out": "energy/held-out clips",
+    "energy_of_mean": "energy/of the mean token",
+}
 FIRST = ("", "untrained", "pixels")  # representations, in the order of the table
 
 CHART_TITLES = {
     "loss": "Loss",
-    "val": "Held-out clips",
+    "val": "Held-out clips, every one of them",
     "energy": "Prediction energy E(x, y, z)",
     "reg": "Terms against collapse",
     "latent": "Latent z",
@@ -43,7 +47,6 @@ CHART_TITLES = {
     "data_wait": "Share of the time spent waiting for data",
 }
 CHART_NOTES = {
-    "energy": "A prediction that costs as much as the mean token ignores its context.",
     "energy_gap": "The band is two standard errors. A flat energy has a gap of 0.",
     "rankme": "1 is total collapse.",
     "std": "0 is total collapse.",
@@ -141,15 +144,23 @@ def _baseline_table(leaves: Mapping[str, Any]) -> str:
     measures = baselines(leaves)
     if not measures:
         return missing("summary.json holds no probe: it needs labels, which this run did not have.")
+    if any("/" in measure for measure in measures):  # those of one label stand at the top as well
+        measures = {measure: row for measure, row in measures.items() if "/" in measure}
+    main = f"labels/{leaves.get('probe_label')}/"
+    ordered = sorted(measures, key=lambda measure: not measure.startswith(main))
     seen = dict.fromkeys(who for row in measures.values() for who in row)
     order = [*(who for who in FIRST if who in seen), *(who for who in seen if who not in FIRST)]
+    gains = any(finite(leaves.get(f"{measure}_gain")) is not None for measure in measures)
     rows = []
-    for measure, row in measures.items():
+    for measure in ordered:
+        row = measures[measure]
         best = max(row.values())
         cells = [_baseline_cell(leaves, measure, who, row, best) for who in order]
+        cells += [_gain_cell(leaves, measure)] if gains else []
         rows.append((escape(pretty(measure)), *cells))
-    heads = ("share of right answers", *(who_is(who) for who in order))
-    legend = "The best of a row is bold. Whiskers and brackets are the intervals of summary.json."
+    heads = ["share of right answers", *(who_is(who) for who in order)]
+    heads += ["gain over untrained, points"] if gains else []
+    legend = "The best of a row is bold. Ranges and whiskers are 95 % intervals."
     spread = any(interval(leaves, f"{m}{'_' + w if w else ''}") for m in measures for w in order)
     return table(heads, rows) + (paragraph(legend, "small") if spread else "")
 
@@ -158,15 +169,23 @@ def _baseline_cell(
     leaves: Mapping[str, Any], measure: str, who: str, row: Mapping[str, float], best: float
 ) -> str:
     if who not in row:
-        return "<td>not measured</td>"
+        return '<td class="none">\N{EN DASH}</td>'
     name, value = f"{measure}_{who}" if who else measure, row[who]
     ends = interval(leaves, name)
-    scale = 100.0 if value > 1 else 1.0
-    drawn = (ends[0] / scale, ends[1] / scale) if ends else None
     spread = f'<span class="small">{share(ends[0])} to {share(ends[1])}</span>' if ends else ""
     shade = ' class="best"' if value == best and len(row) > 1 else ""
     shown = f'<data value="{leaves[name]!r}">{share(value)}</data>'
-    return f"<td{shade}>{shown}{bar(value / scale, drawn, 0 if not who else 1)}{spread}</td>"
+    return f"<td{shade}>{shown}{bar(value, ends, 0 if not who else 1)}{spread}</td>"
+
+
+def _gain_cell(leaves: Mapping[str, Any], measure: str) -> str:
+    name = f"{measure}_gain"
+    gain, ends = finite(leaves.get(name)), interval(leaves, name)
+    if gain is None:
+        return '<td class="none">\N{EN DASH}</td>'
+    spread = f"{points(ends[0])} to {points(ends[1])}" if ends else ""
+    shown = f'<data value="{leaves[name]!r}">{points(gain)}</data>'
+    return f'<td>{shown}<span class="small">{spread}</span></td>'
 
 
 def charts_of(columns: Mapping[str, Column]) -> dict[str, list[Series]]:
@@ -188,7 +207,6 @@ def _chart_grid(groups: Iterable[tuple[str, list[Series]]]) -> str:
     figures = []
     for prefix, lines in groups:
         title, remark = CHART_TITLES.get(prefix, pretty(prefix)), CHART_NOTES.get(prefix, "")
-        remark = "" if prefix == "energy" and len(lines) == 1 else remark
         zero = prefix in ("energy_gap", "rankme", "std", *CLOCKS)
         for start in range(0, len(lines), MOST_LINES):
             figures.append(line_chart(title, lines[start : start + MOST_LINES], remark, zero))

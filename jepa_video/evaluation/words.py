@@ -22,6 +22,11 @@ REPRESENTATIONS = {
     "majority": "most frequent class",
     "motion": "hand-made motion features",
 }
+RIVALS = {
+    "untrained": "the untrained encoder",
+    "pixels": "raw pixels",
+    "motion": "hand-made motion features",
+}
 
 
 def who_is(word: str) -> str:
@@ -31,57 +36,52 @@ def who_is(word: str) -> str:
 
 def pretty(name: str) -> str:
     """A key of a log or a summary as a person would write it."""
-    words = name.replace("/", ": ").replace("_", " ").replace("knn", "kNN")
-    return words.replace("top1", "top-1").replace("top5", "top-5")
+    words = name.removeprefix("labels/").replace("probe_top1", "linear probe")
+    words = words.replace("knn_top1", "nearest neighbours").replace("/", ", ").replace("_", " ")
+    return words.replace("knn", "kNN")
 
 
 def share(value: float) -> str:
-    """A share in percent; values above 1 are percent already."""
-    return f"{value if value > 1 else 100 * value:.1f} %"
+    """A share from 0 to 1 in percent."""
+    return f"{100 * value:.1f} %"
 
 
-def _points(first: float, second: float) -> float:
-    """Difference in percentage points."""
-    return (first - second) * (1.0 if max(first, second) > 1 else 100.0)
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}"
 
 
 def headline(leaves: Mapping[str, Any]) -> str:
     """The result of the run in one or two plain sentences."""
-    measures = baselines(leaves)
-    measure = "probe_top1" if "probe_top1" in measures else next(iter(measures), None)
-    if measure is None or "" not in measures[measure]:
+    row = baselines(leaves).get("probe_top1", {})
+    if "" not in row:
         return _without_probe(leaves)
-    row = measures[measure]
-    label = leaves.get("probe_label") or leaves.get("label")
+    label = leaves.get("probe_label")
     what = f" of {label}" if isinstance(label, str) and label else ""
     first = (
         f"On held-out videos, a linear probe{what} on the frozen encoder is right "
         f"{share(row[''])} of the time"
     )
-    if measure != "probe_top1":
-        first = f"On held-out videos, {pretty(measure)} is {share(row[''])}"
-    against = [
-        f"{share(row[who])} with {name}"
-        for who, name in (("untrained", "the untrained encoder"), ("pixels", "raw pixels"))
-        if who in row
-    ]
-    compared = f", against {' and '.join(against)}." if against else "."
-    return first + compared + _gain(leaves, measure, row)
+    against = [f"{share(row[who])} with {name}" for who, name in RIVALS.items() if who in row]
+    listed = " and ".join(filter(None, (", ".join(against[:-1]), *against[-1:])))
+    compared = f", against {listed}." if against else "."
+    return first + compared + _gain(leaves, row)
 
 
-def _gain(leaves: Mapping[str, Any], measure: str, row: Mapping[str, float]) -> str:
+def _gain(leaves: Mapping[str, Any], row: Mapping[str, float]) -> str:
     """What the difference to the untrained encoder allows to say."""
     if "untrained" not in row:
         return ""
-    points = _points(row[""], row["untrained"])
-    ends = interval(leaves, f"{measure}_gain")
+    gain = 100 * (row[""] - row["untrained"])
+    ends = interval(leaves, "probe_top1_gain")
     if ends is not None and ends[0] <= 0 <= ends[1]:
         return " The difference to the untrained encoder can be chance."
-    if abs(points) < 0.05:
+    if abs(gain) < 0.05:
         return " Pretraining made no difference."
-    if points < 0:
-        return f" Pretraining cost {-points:.1f} points: it did harm."
-    return f" Pretraining gained {points:.1f} points."
+    if gain < 0:
+        return f" Pretraining cost {-gain:.1f} points: it did harm."
+    spread = f" (95 % interval {points(ends[0])} to {points(ends[1])})" if ends else ""
+    return f" Pretraining gained {gain:.1f} points{spread}."
 
 
 def _without_probe(leaves: Mapping[str, Any]) -> str:
@@ -104,6 +104,8 @@ def collapse_remark(metrics: Mapping[str, Column], width: int | None) -> tuple[s
         width: `D` of the tokens; without it nothing is said about rank.
     """
     known = {name: column for name, column in metrics.items() if column}
+    known.pop("energy", None)  # of training batches; the held-out one is judged
+    known = {name.removesuffix("/held_out"): column for name, column in known.items()}
     if width is None:
         known = {name: column for name, column in known.items() if not name.startswith("rankme")}
     first = {name: next(iter(column.values())) for name, column in known.items()}

@@ -29,7 +29,6 @@ from jepa_video.evaluation.pictures import (
     draw_album,
     nearest,
     token_energies,
-    untrained_encoder,
 )
 from jepa_video.evaluation.report import write_report
 from jepa_video.evaluation.samples import Sample, sample_clips
@@ -125,15 +124,6 @@ def test_tokens_that_are_never_a_target_have_no_energy() -> None:
 
 def test_masks_that_repeat_are_shown_once() -> None:
     assert len(distinct_masks(tiny(PastToFuture))) == 1
-
-
-def test_the_untrained_encoder_is_fresh_and_always_the_same() -> None:
-    module = tiny()
-    first, second = untrained_encoder(module), untrained_encoder(module)
-    pairs = list(zip(first.parameters(), second.parameters(), strict=True))
-    assert all(torch.equal(one, other) for one, other in pairs)
-    trained = module.encoder.get_parameter("embed.weight")
-    assert not torch.equal(first.get_parameter("embed.weight"), trained)
 
 
 def test_colours_do_not_depend_on_the_axes_of_the_features() -> None:
