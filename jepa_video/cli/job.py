@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import Logger
 from ..data.datamodule import VideoDataModule
 from ..errors import UserError
 from ..evaluation.after_pretrain import conclude, last_screen
+from ..evaluation.probing import primary_label
 from ..training.logs import tensorboard_logger, wandb_logger, wandb_mode
-from ..training.pretrain import Parts, fit, prepare, quiet, start_lines
+from ..training.pretrain import Parts, fit, make_trainer, prepare, quiet, start_lines
 from ..training.progress import console
 from ..training.run import Run, only_writer, write_whole
 from ..training.stops import EXIT_INTERRUPT, RunStopped, StopRequests
@@ -50,8 +51,15 @@ class Job:
         self.module: VideoJEPA = made.model
         self.data: VideoDataModule = made.data
         self.made = made
+        self.trainer_options: dict[str, Any] = dict(vars(made.trainer))
+        make_trainer(
+            self.trainer_options
+        )  # says what this machine cannot do, before the data is read
         self._same_length()
         self.data.setup()
+        primary_label(
+            self.data, made.probe
+        )  # a label that is not there is told now, not at the end
 
     def _same_length(self) -> None:
         frames, wanted = self.data.settings.frames, self.module.encoder.frames
@@ -95,7 +103,7 @@ class Job:
             run,
             self.module,
             self.data,
-            dict(vars(self.made.trainer)),
+            self.trainer_options,
             stops=stops,
             loggers=self._loggers(run) if main_process() else [],
             checkpoint=self.made.checkpoint,

@@ -133,7 +133,7 @@ def sentence(text: str, parser: ArgumentParser) -> str:
         return f"there is no option {name}{_near(name, names)}"
     if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", text):
         key = ".".join(part for part in found.groups() if part)
-        return f"there is no option {key!r} (named in the config){_near('--' + key, names)}"
+        return f"there is no option {key!r}{_near('--' + key, names)}"
     keys = re.findall(r'Parser key "([^"]+)":', text)
     rest = re.split(r'Parser key "[^"]+":', text)[-1]
     told = _plain(" ".join(rest.split()))
@@ -151,11 +151,10 @@ def _plain(text: str) -> str:
     """The parser's words without its types."""
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     value = re.search(r"(?:Got value|Given value): (.*?)'?\.?(?: Got value.*)?$", text)
-    choices = re.search(r"Literal\[([^\]]+)\]", text)
-    kind = re.search(r"Expected a (?!NoneType)([\w.]+)", text)
-    if value and (choices or kind):
-        expected = (
-            f"one of {choices[1]}" if choices else f"a value of type {kind[1]}" if kind else ""
-        )
-        return f"expected {expected}, got {value[1]!r}"
-    return text
+    choices = re.findall(r"Literal\[([^\]]+)\]", text)
+    kind = re.search(r"Expected a (?!NoneType)(\w+)", text)
+    if found := re.search(r"Expected a dot import path string: (.*)", text):
+        return f"there is no class {found[1]!r}; expected a name such as jepa_video.VideoViT"
+    if value and choices:
+        return f"expected one of {', '.join(choices)}, got {value[1]!r}"
+    return f"expected a value of type {kind[1]}, got {value[1]!r}" if value and kind else text

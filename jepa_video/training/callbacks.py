@@ -131,8 +131,8 @@ class DataHealth(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring all to the files."""
         if trainer.is_global_zero:
+            self._write(trainer)
             self.table.flush()
-            self.write_unreadable()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

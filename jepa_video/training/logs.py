@@ -160,21 +160,18 @@ def wandb_logger(run: Run, mode: WandbMode, config: dict[str, Any]) -> WandbLogg
     try:
         import wandb
 
-        if mode == "online" and not wandb.api.api_key:
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
             print("wandb has no key on this machine (wandb login): logging offline", flush=True)
             mode = "offline"
-        os.environ["WANDB_MODE"] = mode
-        logger = WandbLogger(
-            name=run.name,
+        started = wandb.init(
             project="jepa_video",
-            save_dir=str(run.path),
-            offline=mode == "offline",
+            name=run.name,
+            dir=str(run.path),
+            mode=mode,
             config=config,
-            id=run.name[:60] if mode == "online" else None,
             settings=wandb.Settings(console="off", silent=True),
         )
-        _ = logger.experiment  # starts now, so that a failure is known before the training is
-        return logger
+        return WandbLogger(experiment=started)
     except Exception as error:  # whatever it is, the run matters more than its log
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         print(f"wandb did not start ({reason}); going on without it", file=sys.stderr, flush=True)

@@ -124,20 +124,30 @@ def prepare(
         ProgressLine(health, screen, watch.say_every_seconds),
         health,  # last: what comes after it is waiting for data
     ]
+    trainer = make_trainer(
+        trainer_options, logger=[log, *loggers], callbacks=callbacks, default_root_dir=run.path
+    )
+    return Parts(run, module, data, trainer, health, held_out)
+
+
+def make_trainer(options: dict[str, Any], **rest: Any) -> Trainer:
+    """A Trainer without Lightning's own bar, checkpoints and sampler, which ours replace.
+
+    Raises:
+        UserError: options that this machine cannot fulfil.
+    """
+    rest = {"logger": False, **rest}
     try:
-        trainer = Trainer(
-            **trainer_options,
-            logger=[log, *loggers],
-            callbacks=callbacks,
-            default_root_dir=run.path,
+        return Trainer(
+            **options,
+            **rest,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {_first_line(error)}") from error
-    return Parts(run, module, data, trainer, health, held_out)
 
 
 def fit(parts: Parts, resume_from: Path | None = None) -> None:
