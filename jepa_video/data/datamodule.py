@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
 
@@ -42,7 +43,8 @@ class VideoDataModule(LightningDataModule):
         batch_size: clips of a batch, on each device.
         workers: loader processes; 0 reads in the main one.
         cache_mb: memory for decoded frames of short videos, on each rank.
-        check: how files are examined before use: `full`, `quick` or `none`.
+        check: how files are examined before use: `full`, `quick` or `none`. The embedded set was
+            written here and is not examined.
         unreadable_limit: the share of unusable files at which the run stops, 0 to 1.
         missing: `stop` at a manifest row whose file is not there, or `skip` and list it.
         val_fraction: the part that is held out where the source has no split of its own.
@@ -79,7 +81,7 @@ class VideoDataModule(LightningDataModule):
         self.settings = ClipSettings(frames, stride, fps, size, fit)
         self.check, self.unreadable_limit, self.missing = check, unreadable_limit, missing
         self.val_fraction, self.seed, self.timeout = val_fraction, seed, timeout
-        self.unreadable = Ledger(limit=unreadable_limit)
+        self.unreadable = Ledger(0, unreadable_limit, root)
         self._clips: dict[str, VideoClips] = {}
         self._refuse_nonsense()
 
@@ -101,7 +103,7 @@ class VideoDataModule(LightningDataModule):
             if parts:
                 share = sum(len(part.rows) for part in parts) / total
                 clips[split] = self._open(parts, names, tables, self.cache_mb * share)
-        self.unreadable = Ledger(total, self.unreadable_limit, self.root)
+        self.unreadable.total = total
         for videos in clips.values():
             self.unreadable.update(videos.unreadable)
         self.unreadable.enforce()
@@ -117,7 +119,7 @@ class VideoDataModule(LightningDataModule):
                 labels=names,
                 tables=tables,
                 seed=self.seed,
-                check=self.check,
+                check="none" if self.root == "synthetic" and self.train is None else self.check,
                 unreadable_limit=None,  # the limit is for the run as a whole
                 missing=self.missing,
                 cache_mb=cache_mb,
@@ -209,6 +211,7 @@ class VideoDataModule(LightningDataModule):
             batch_size=self.batch_size,
             workers=self.workers,
             sampler=sampler,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _listings(self) -> dict[str, list[Listing]]:

@@ -184,12 +184,13 @@ def _from_start(path: str, wanted: set[int]) -> dict[int, Frames]:
     import av
 
     found: dict[int, Frames] = {}
+    painter = av.video.reformatter.VideoReformatter()
     last, count = max(wanted), 0
     with av.open(path) as container:
         stream = video_stream(path, container)
         for frame in container.decode(stream):
             if count in wanted:
-                found[count] = upright(frame)
+                found[count] = upright(frame, painter)
             count += 1
             if count > last:
                 return found
@@ -208,13 +209,14 @@ def _after_seek(path: str, wanted: list[int]) -> dict[int, Frames]:
     times = sorted(t for t in packets.times if t is not None)
     number = {times[index]: index for index in wanted}
     found: dict[int, Frames] = {}
+    painter = av.video.reformatter.VideoReformatter()
     with av.open(path) as container:
         stream = video_stream(path, container)
         next(container.decode(stream))  # old x264 files say in frame 0 how the others are coded
         container.seek(times[wanted[0]], stream=stream, backward=True)
         for frame in container.decode(stream):
             if frame.pts in number:
-                found[number[frame.pts]] = upright(frame)
+                found[number[frame.pts]] = upright(frame, painter)
             if len(found) == len(wanted):
                 return found
             if frame.pts is None or frame.pts > times[wanted[-1]]:

@@ -14,7 +14,15 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from jepa_video.data.decode import DecodeError, Frames, PastEnd, VideoInfo, read_clip, video_info
+from jepa_video.data.decode import (
+    SEEK_FROM,
+    DecodeError,
+    Frames,
+    PastEnd,
+    VideoInfo,
+    read_clip,
+    video_info,
+)
 
 READY: Final = "ready"
 _ONE_PASS: Final = 1024  # up to so many frames a doubtful file is decoded in order, without seeks
@@ -160,7 +168,7 @@ def _shortened(path: str, info: VideoInfo, frames: int) -> VideoInfo:
 def _agree(path: str, frames: int) -> bool:
     """Whether both decoders give the same frames, each with its own way of seeking."""
     try:
-        ours = _sample(path, frames, "pyav")
+        ours = _sample(path, frames, "pyav", one_pass=frames <= SEEK_FROM)
         return np.array_equal(_sample(path, frames, "decord"), ours)
     except (DecodeError, IndexError):
         return False

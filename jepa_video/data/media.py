@@ -149,9 +149,12 @@ def video_stream(path: str, container: Any) -> Any:
     return stream
 
 
-def upright(frame: Any) -> Frames:
-    """RGB pixels of a decoded frame, turned by quarter turns as its display matrix says."""
-    pixels: Frames = frame.to_ndarray(format="rgb24")
+def upright(frame: Any, painter: Any) -> Frames:
+    """RGB pixels of a decoded frame, turned by quarter turns as its display matrix says.
+
+    `painter`: a VideoReformatter for all frames of a read; one for each costs as much as decoding.
+    """
+    pixels: Frames = painter.reformat(frame, format="rgb24").to_ndarray()
     return np.rot90(pixels, _turns(frame))
 
 
@@ -182,10 +185,7 @@ def examined(path: str, size: int, mtime: int) -> tuple[VideoInfo, Packets]:
     try:
         with av.open(path) as container:
             stream = video_stream(path, container)
-            packets = _packets(container, stream)
-        with av.open(path) as container:
-            stream = video_stream(path, container)
-            frame = next(container.decode(stream), None)
+            packets, frame = _packets(container, stream)
             if frame is None:
                 raise DecodeError(path, "unreadable: no frame of it decodes")
             return _describe(container, stream, frame, packets), packets
@@ -195,17 +195,21 @@ def examined(path: str, size: int, mtime: int) -> tuple[VideoInfo, Packets]:
         raise DecodeError(path, f"unreadable: {av_words(error)}") from None
 
 
-def _packets(container: Any, stream: Any) -> Packets:
+def _packets(container: Any, stream: Any) -> tuple[Packets, Any]:
+    """All packets, and the first frame that comes out of them."""
+    frame = None
     times: list[int | None] = []
     keys: list[int] = []
     cut = False
     for packet in container.demux(stream):
+        if frame is None:
+            frame = next(iter(packet.decode()), None)
         cut |= packet.is_discard
         if packet.size and not packet.is_discard:
             if packet.is_keyframe:
                 keys.append(len(times))
             times.append(packet.pts)
-    return Packets(tuple(times), tuple(keys), cut)
+    return Packets(tuple(times), tuple(keys), cut), frame
 
 
 def _describe(container: Any, stream: Any, frame: Any, packets: Packets) -> VideoInfo:

@@ -68,6 +68,13 @@ def test_stride_and_start(folder: Path) -> None:
     assert len(starts) > 25
 
 
+def test_loader_processes_may_be_started_afresh(folder: Path) -> None:
+    """Where processes are not forked, the videos travel as a pickle: the same clips come out."""
+    clips = VideoClips(str(folder), WIDE, seed=1)
+    copy = pickle.loads(pickle.dumps(clips))
+    assert torch.equal(copy[(3, 5)]["video"], clips[(3, 5)]["video"])  # type: ignore[index]
+
+
 def test_a_start_depends_on_seed_draw_and_video_alone(folder: Path) -> None:
     one, other = (VideoClips(str(folder), WIDE, seed=1) for _ in range(2))
     keys = [(video, draw) for video in range(6) for draw in (0, 7)]
