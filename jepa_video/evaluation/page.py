@@ -48,7 +48,7 @@ nav { font-size: .9rem; margin: 10px 0 0; display: flex; flex-wrap: wrap; gap: 2
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 6px 18px 6px 0; vertical-align: top;
   border-bottom: 1px solid var(--rule); }
-thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
+thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 td .small { display: block; white-space: nowrap; font-weight: 400; }
 td.best { font-weight: 650; }

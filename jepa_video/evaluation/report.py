@@ -14,13 +14,14 @@ from .album import load_album
 from .charts import MOST_LINES, Series, bar, line_chart, number
 from .page import document, folded, missing, note, paragraph, plate, section, table
 from .runfiles import Column, RunFiles, baselines, finite, flat, interval, read_run
-from .words import collapse_remark, headline, points, pretty, share, who_is
+from .words import collapse_remark, final_remark, headline, points, pretty, share, who_is
 
 REPORT = "report.html"
 DASHBOARD = ("energy_gap", "energy_auc", "rankme", "std", "lidar", "collapse")
 SHOWN_UNREADABLE = 100
 CLOCKS = ("clips_per_second", "data_wait")
-UNDRAWN = ("epoch", "seconds")
+UNDRAWN = ("epoch", "seconds", "unreadable")
+NOTHING = "<td>\N{EN DASH}</td>"
 BESIDE = {  # columns under the name by which a reader knows them
     "energy": "energy/training batches",
     "energy/held_out": "energy/held-out clips",
@@ -83,6 +84,8 @@ def page_head(files: RunFiles) -> str:
     facts = ["finished" if files.finished else "not finished, or killed"]
     if files.last_step is not None:
         facts.append(f"last logged step {files.last_step:,}")
+    if files.summary is not None and "seed" in files.summary:
+        facts.append(f"seed {files.summary['seed']}")
     written = [p.stat().st_mtime for p in [files.folder / "metrics.csv"] if p.exists()]
     facts += [time.strftime("log of %Y-%m-%d %H:%M", time.localtime(at)) for at in written]
     names = ("result", "curves", "collapse", "pictures", "data", "config", "use")
@@ -106,7 +109,7 @@ def result_section(files: RunFiles) -> str:
     leaves = flat(files.summary)
     parts.append(f'<p class="lead">{escape(headline(leaves))}</p>')
     parts.append(_tiles(leaves))
-    parts.append(_baseline_table(leaves))
+    parts.append(_baseline_tables(leaves))
     rows = [(escape(name), _exact(value)) for name, value in sorted(leaves.items())]
     parts.append(folded("Every number of summary.json", table(("name", "value"), rows)))
     return section("result", "Result", *parts)
@@ -139,37 +142,50 @@ def _tiles(leaves: Mapping[str, Any]) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 
-def _baseline_table(leaves: Mapping[str, Any]) -> str:
-    """Measures down, representations across: this run first, then what it has to beat."""
+def _baseline_tables(leaves: Mapping[str, Any]) -> str:
+    """A table for each way of asking: the linear probe in sight, the others on a click."""
     measures = baselines(leaves)
     if not measures:
         return missing("summary.json holds no probe: it needs labels, which this run did not have.")
     if any("/" in measure for measure in measures):  # those of one label stand at the top as well
         measures = {measure: row for measure, row in measures.items() if "/" in measure}
     main = f"labels/{leaves.get('probe_label')}/"
-    ordered = sorted(measures, key=lambda measure: not measure.startswith(main))
-    seen = dict.fromkeys(who for row in measures.values() for who in row)
+    kinds: dict[str, list[str]] = {}
+    for measure in sorted(measures, key=lambda measure: not measure.startswith(main)):
+        kinds.setdefault(measure.rpartition("/")[2], []).append(measure)
+    first, *rest = sorted(kinds, key=lambda kind: kind != "probe_top1")
+    parts = [_baseline_table(leaves, kinds[first], measures)]
+    parts += [folded(pretty(k), _baseline_table(leaves, kinds[k], measures)) for k in rest]
+    return "".join(parts)
+
+
+def _baseline_table(
+    leaves: Mapping[str, Any], names: list[str], measures: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Labels down, representations across: this run first, then what it has to beat."""
+    seen = dict.fromkeys(who for name in names for who in measures[name])
     order = [*(who for who in FIRST if who in seen), *(who for who in seen if who not in FIRST)]
-    gains = any(finite(leaves.get(f"{measure}_gain")) is not None for measure in measures)
+    gains = any(finite(leaves.get(f"{name}_gain")) is not None for name in names)
     rows = []
-    for measure in ordered:
-        row = measures[measure]
-        best = max(row.values())
-        cells = [_baseline_cell(leaves, measure, who, row, best) for who in order]
-        cells += [_gain_cell(leaves, measure)] if gains else []
-        rows.append((escape(pretty(measure)), *cells))
-    heads = ["share of right answers", *(who_is(who) for who in order)]
-    heads += ["gain over untrained, points"] if gains else []
-    legend = "The best of a row is bold. Ranges and whiskers are 95 % intervals."
-    spread = any(interval(leaves, f"{m}{'_' + w if w else ''}") for m in measures for w in order)
-    return table(heads, rows) + (paragraph(legend, "small") if spread else "")
+    for name in names:
+        label, _, kind = name.rpartition("/")
+        row = measures[name]
+        cells = [_baseline_cell(leaves, name, who, row, max(row.values())) for who in order]
+        chance = finite(leaves.get(f"{label}/chance" if label else "chance"))
+        cells.append(NOTHING if chance is None else f"<td>{share(chance)}</td>")
+        cells += [_gain_cell(leaves, name)] if gains else []
+        rows.append((escape(pretty(label or kind)), *cells))
+    heads = [pretty(names[0].rpartition("/")[2]), *(who_is(who) for who in order), "guessing"]
+    heads += ["points gained over untrained"] if gains else []
+    legend = "Shares of right answers; the best is bold. Ranges and whiskers are 95 % intervals."
+    return table(heads, rows) + paragraph(legend, "small")
 
 
 def _baseline_cell(
     leaves: Mapping[str, Any], measure: str, who: str, row: Mapping[str, float], best: float
 ) -> str:
     if who not in row:
-        return '<td class="none">\N{EN DASH}</td>'
+        return NOTHING
     name, value = f"{measure}_{who}" if who else measure, row[who]
     ends = interval(leaves, name)
     spread = f'<span class="small">{share(ends[0])} to {share(ends[1])}</span>' if ends else ""
@@ -182,7 +198,7 @@ def _gain_cell(leaves: Mapping[str, Any], measure: str) -> str:
     name = f"{measure}_gain"
     gain, ends = finite(leaves.get(name)), interval(leaves, name)
     if gain is None:
-        return '<td class="none">\N{EN DASH}</td>'
+        return NOTHING
     spread = f"{points(ends[0])} to {points(ends[1])}" if ends else ""
     shown = f'<data value="{leaves[name]!r}">{points(gain)}</data>'
     return f'<td>{shown}<span class="small">{spread}</span></td>'
@@ -240,7 +256,7 @@ def curves_section(files: RunFiles) -> str:
 
 def collapse_section(files: RunFiles) -> str:
     """Verdict in words and the measures behind it."""
-    remark = collapse_remark(files.metrics, files.width)
+    remark = final_remark(files.summary) or collapse_remark(files.metrics, files.width)
     shown = [pair for pair in _in_order(charts_of(files.metrics)) if pair[0] in DASHBOARD]
     parts = [note(*remark)]
     if shown:

@@ -20,7 +20,7 @@ REPRESENTATIONS = {
     "pixels": "raw pixels",
     "chance": "guessing",
     "majority": "most frequent class",
-    "motion": "hand-made motion features",
+    "motion": "hand-made motion",
 }
 RIVALS = {
     "untrained": "the untrained encoder",
@@ -94,6 +94,13 @@ def _without_probe(leaves: Mapping[str, Any]) -> str:
         told.append(f"the features fill {number(rank)} directions (RankMe)")
     rest = "; " + ", and ".join(told) if told else ", and no other result was written"
     return f"Without labels there is no probe{rest}."
+
+
+def final_remark(summary: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
+    """Kind, word and sentence of the verdict in a summary, `STATE: SENTENCE`; None without one."""
+    state, _, told = str((summary or {}).get("verdict", "")).partition(": ")
+    found = next((STATES[known] for known in STATES if known == state), None)
+    return (*found, told) if found and told else None
 
 
 def collapse_remark(metrics: Mapping[str, Column], width: int | None) -> tuple[str, str, str]:
