@@ -25,7 +25,7 @@ from ..training.pretrain import CheckpointSettings, WatchSettings
 from ..training.run import Run, open_run
 from ..training.video_jepa import VideoJEPA
 
-STEPS = 2000  # of the default recipe
+STEPS = 2400  # of the default recipe
 OWNED = {  # what a run decides for itself
     "logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar",
     "enable_model_summary", "use_distributed_sampler", "fast_dev_run", "barebones",
@@ -66,6 +66,7 @@ def build_parser() -> ArgumentParser:
     parser.set_defaults(
         {
             "trainer.max_steps": STEPS,
+            "trainer.gradient_clip_val": 1.0,
             "trainer.log_every_n_steps": 10,
             "trainer.limit_val_batches": 0,
             "trainer.num_sanity_val_steps": 0,

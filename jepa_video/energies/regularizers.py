@@ -134,6 +134,10 @@ class NoRegularizer(Regularizer):
 class VCReg(Regularizer):
     """Variance and covariance terms of VICReg on each branch by itself.
 
+    The default weights are those of the embedded recipe: weak beside an L1 energy of about 0.3, so
+    that they keep the components alive without deciding what they say. Strong ones (25 and 1, as in
+    VICReg with its factor 25 on the invariance) drown the prediction in a short run.
+
     Args:
         variance: weight of the hinge on the standard deviation.
         covariance: weight of the squared off-diagonal covariances.
@@ -143,8 +147,8 @@ class VCReg(Regularizer):
 
     def __init__(
         self,
-        variance: float = 25.0,
-        covariance: float = 1.0,
+        variance: float = 0.05,
+        covariance: float = 0.005,
         gamma: float = 1.0,
         eps: float = 1e-4,
     ) -> None:

@@ -12,7 +12,7 @@ from jepa_video.energies.regularizers import Regularizer, SIGReg, VCReg, VICReg
 from tests.ranks import run_ranks
 
 TERMS = {
-    "vcreg": lambda: VCReg(),
+    "vcreg": lambda: VCReg(25.0, 1.0),
     "variance alone": lambda: VCReg(covariance=0.0),
     "vicreg": lambda: VICReg(),
     "sigreg": lambda: SIGReg(projections=16),
@@ -85,8 +85,8 @@ def test_a_rank_without_samples_says_so(ranks: list[Results]) -> None:
 def test_local_statistics_would_fail() -> None:
     """The claim has teeth: the mean of two local losses is not the global one."""
     x, y, weight = batch()
-    whole = loss_and_gradient(VCReg(), x, y, weight)[1]
-    halves = [loss_and_gradient(VCReg(), x[i : i + 6], y[i : i + 6], weight)[1] for i in (0, 6)]
+    whole = loss_and_gradient(VCReg(25.0, 1.0), x, y, weight)[1]
+    halves = [loss_and_gradient(VCReg(25.0, 1.0), x[i : i + 6], y[i : i + 6], weight)[1] for i in (0, 6)]
     assert (whole - sum(halves) / 2).abs().max() > 0.1
 
 

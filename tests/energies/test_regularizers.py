@@ -144,7 +144,7 @@ def test_directions_change_with_the_step_and_resume_with_it() -> None:
 
 
 FORMS: dict[str, Callable[[], Regularizer]] = {
-    "vcreg": lambda: VCReg(),
+    "vcreg": lambda: VCReg(25.0, 1.0),
     "vicreg": lambda: VICReg(),
     "sigreg": lambda: SIGReg(projections=3).eval(),
 }
