@@ -177,7 +177,7 @@ def _start() -> subprocess.Popen[str]:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", _CODE],
+        [sys.executable, "-P", "-c", _CODE],  # not from the folder that we happen to be in
         env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
