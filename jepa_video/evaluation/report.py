@@ -188,7 +188,8 @@ def _baseline_cell(
         return NOTHING
     name, value = f"{measure}_{who}" if who else measure, row[who]
     ends = interval(leaves, name)
-    spread = f'<span class="small">{share(ends[0])} to {share(ends[1])}</span>' if ends else ""
+    scaled = [f"{100 * end:.1f}" for end in ends or ()]
+    spread = f'<span class="small">{" to ".join(scaled)}</span>' if ends else ""
     shade = ' class="best"' if value == best and len(row) > 1 else ""
     shown = f'<data value="{leaves[name]!r}">{share(value)}</data>'
     return f"<td{shade}>{shown}{bar(value, ends, 0 if not who else 1)}{spread}</td>"
