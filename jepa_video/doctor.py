@@ -16,7 +16,7 @@ State = Literal["good", "note", "fails"]
 MARKS = {"good": "ok   ", "note": "note ", "fails": "FAILS"}
 NEEDED = (  # where the package's own metadata is not installed
     "torch", "torchvision", "lightning", "jsonargparse", "torchdata", "timm", "av", "decord",
-    "numpy", "safetensors", "rich", "matplotlib", "wandb",
+    "numpy", "safetensors", "rich", "pillow", "wandb",
 )  # fmt: skip
 ENOUGH_GB = 2.0  # of a small run with checkpoints, report and the embedded set
 

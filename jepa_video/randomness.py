@@ -1,8 +1,9 @@
 """Randomness as a function of counters, so that resuming a run needs no saved generator state.
 
 Every random draw of the training path (clip start, augmentation, masks, z) asks for a generator by
-name: who draws, and which draw it is. Two processes that ask for the same draw get the same numbers,
-whatever happened before; a killed run that restarts at step 412 therefore draws what it would have drawn.
+name: who draws, and which draw it is. Two processes that ask for the same draw get the same
+numbers, whatever happened before; a killed run that restarts at step 412 therefore draws what it
+would have drawn.
 """
 
 from __future__ import annotations

@@ -213,9 +213,7 @@ def _actors(
     since = np.arange(frames)[:, None] - turn_at
     travel = np.where(since < 0, since * velocity, since * after)  # T 2, zero at the event
     margin = 1.3 * radius
-    places = _places(
-        settings, radius, margin if labels["event"] == "cruise" else 0.0, rng
-    )
+    places = _places(settings, radius, margin if labels["event"] == "cruise" else 0.0, rng)
     below: list[Sprite] = []
     shapes: list[Sprite] = []
     above: list[Sprite] = []

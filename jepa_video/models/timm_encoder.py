@@ -5,7 +5,7 @@ Shapes as in `encoder.py`: clips `B C T H W`, tokens `B N D` in time-major order
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -53,7 +53,7 @@ class TimmEncoder(VideoEncoder):
         self.config = {"class": "TimmEncoder", "name": name, "mode": mode, "frames": frames}
         self.config |= {"image": image, "tubelet": tubelet}
         try:
-            vit = timm.create_model(
+            vit: Any = timm.create_model(
                 name, pretrained=pretrained, img_size=image, num_classes=0, checkpoint_path=weights
             )
         except (RuntimeError, TypeError, ValueError) as error:
@@ -65,7 +65,9 @@ class TimmEncoder(VideoEncoder):
         self.grid = token_grid(frames, image, tubelet, patch)
         self.width = int(vit.embed_dim)
         self.project = inflate(vit.patch_embed.proj, tubelet)
-        self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
+        self.norm_pre: nn.Module = vit.norm_pre
+        self.blocks = nn.ModuleList(vit.blocks)
+        self.norm: nn.Module = vit.norm
         prefix = int(vit.num_prefix_tokens) if vit.pos_embed.shape[1] != self.area else 0
         self.place = nn.Parameter(vit.pos_embed[:, prefix:].detach().clone())  # 1 H'W' D
         self.time = nn.Parameter(torch.zeros(self.grid[0], self.width))
