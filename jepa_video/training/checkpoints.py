@@ -137,6 +137,8 @@ class Checkpointer(Callback):
         has no batch, or with one that is counted twice. What is due comes one step later (where an
         epoch is longer than a step).
         """
+        if self.stops.code and trainer.world_size == 1:  # Lightning would leave here and now, with
+            trainer._signal_connector.received_sigterm = False  # half a step or at an epoch's end
         if not step_is_done(trainer, batch_idx):
             return  # gradients are still being gathered
         code, late = self._asked(trainer)
@@ -168,8 +170,6 @@ class Checkpointer(Callback):
         late = bool(self.every_minutes) and pause > 60 * self.every_minutes
         code = self.stops.code or 0
         if trainer.world_size == 1:
-            if code:  # Lightning would leave at once, at an epoch's end too
-                trainer._signal_connector.received_sigterm = False
             return code, late
         if trainer.global_step % log_interval(trainer):
             return 0, False  # asking all ranks costs a wait: not at every step

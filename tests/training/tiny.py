@@ -1,6 +1,6 @@
 """The smallest run that exercises everything a resume must restore; a script, so it can be killed.
 
-    python -m tests.training.tiny RUN --steps 30 --workers 2 --kill 11
+    python -m tests.training.tiny RUN --workers 2 --kill 11 then RUN --workers 2
 
 Random depth draws from the global generator, the sampler has an order of its own for each epoch, an
 epoch is shorter than the run, gradients are accumulated, and two callbacks measure and learn.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def tiny_trainer(
     )
 
 
-def main() -> int:
+def train(words: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=24)
@@ -115,25 +116,36 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--kill", type=int, default=-1)
     parser.add_argument("--signal", type=int, default=int(signal.SIGKILL))
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     warnings.simplefilter("ignore")
     run = Run(args.run)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     extra: list[L.Callback] = [KillAt(args.kill, args.signal)] if args.kill >= 0 else []
     resumed = newest_checkpoint(run) if list(run.checkpoints.glob("step-*")) else None
     with StopRequests().heard() as stops:
         trainer = tiny_trainer(run, args.steps, stops, extra, args.every)
         try:
-            trainer.fit(
-                tiny_module(),
-                datamodule=TinyData(args.workers),
-                ckpt_path=resumed,
-                weights_only=True,
-            )
+            data = TinyData(args.workers)
+            trainer.fit(tiny_module(), datamodule=data, ckpt_path=resumed, weights_only=True)
         except RunStopped as stop:
             return stop.code
     return 0
 
 
+def main() -> None:
+    """One process for each run, forked after the imports, which cost more than the runs."""
+    torch.set_num_threads(1)
+    for words in " ".join(sys.argv[1:]).split(" then "):
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                code = train(words.split())
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
