@@ -1,7 +1,7 @@
 """What the embedded synthetic videos show: settings, balanced labels, and the frames of one video.
 
 Two to four equal shapes share a heading and a speed over a textured background that pans by
-itself, among distractors glued to that background. Near the middle something happens: nothing
+itself, among distractors glued to that background. After the middle something happens: nothing
 (`cruise`), a wall throws them back (`bounce`), a pillar hides them (`occlusion`), or at a marker
 they turn left or right by the toss of a coin (`fork`), which nothing before the turn foretells.
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from jepa_video.data.sprites import Floats, Sprite, Waves, paint
 from jepa_video.errors import UserError
 
-FORMAT: Final = 4  # raise it when the same settings draw other pictures
+FORMAT: Final = 5  # raise it when the same settings draw other pictures
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 DIRECTIONS: Final = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
 SPEEDS: Final = {"slow": 0.7, "medium": 1.4, "fast": 2.2}  # pixels a frame at 64 x 64
@@ -206,7 +206,7 @@ def _actors(
     angle = np.deg2rad(45 * DIRECTIONS.index(labels["direction"]))
     angle += np.deg2rad(rng.uniform(-settings.jitter, settings.jitter))
     velocity = unit * SPEEDS[labels["speed"]] * _towards(angle)
-    turn_at = rng.uniform(9, 13) / 23 * (frames - 1)
+    turn_at = rng.uniform(13, 17) / 23 * (frames - 1)  # the middle clip sees more before than after
     radius = unit * rng.uniform(*settings.radius)
     tilt, spin, props_size = rng.uniform(-0.4, 0.4), rng.uniform(-0.08, 0.08), rng.uniform(3, 5)
     after = _after(settings, labels, velocity, tilt)

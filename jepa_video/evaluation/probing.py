@@ -36,12 +36,14 @@ class ProbeSettings:
         label: the label of the headline; the first one (`direction` in the embedded set) if None.
         per_class: labelled training videos of each class; if None, 20 in the embedded set and all
             elsewhere.
+        draws: how often these few are drawn anew; the figures are means over the draws.
         clips: clips of each video, whose features are averaged.
         most_videos: bound on the training and on the held-out videos; 0 leaves the probes out.
     """
 
     label: str | None = None
     per_class: int | None = None
+    draws: int = 5
     clips: int = 1
     most_videos: int = 10_000
 
@@ -109,23 +111,33 @@ def probe_all(
             "motion": motion_grid,
         }
     )
-    held_out = data.clips("val")
+    held_out, videos = data.clips("val"), data.clips("train")
     chosen = thinned(range(len(held_out.paths)), settings.most_videos)
     test = extract(views, held_out.evaluation(chosen, settings.clips), device=device)
+    picks = {label: label_draws(data, label, settings) for label in data.label_names}
+    used = sorted({video for draws in picks.values() for few in draws for video in few})
+    if not used:
+        return {}, views.split(test.x)[""]
+    train = extract(views, videos.evaluation(used, settings.clips), device=device)
+    row_of = {used[number]: row for row, number in enumerate(train.index.tolist())}
+    results = {}
+    for column, label in enumerate(data.label_names):
+        rows = [[row_of[video] for video in few if video in row_of] for few in picks[label]]
+        several = all(len(train.labels[few, column].unique()) > 1 for few in rows)
+        if several and bool((test.labels[:, column] >= 0).any()):
+            classes = len(data.classes[label])
+            results[label] = probe_label(views, train, test, rows, column, classes)
+    return results, views.split(test.x)[""]
+
+
+def label_draws(data: VideoDataModule, label: str, settings: ProbeSettings) -> list[list[int]]:
+    """The labelled training videos of each draw; a single draw where all labels are used."""
     per_class = settings.per_class
     if per_class is None and data.root == "synthetic":
         per_class = 20
-    results = {}
-    for column, label in enumerate(data.label_names):
-        videos = data.clips("train")
-        few = thinned(videos.few(label, per_class), settings.most_videos)
-        part = videos.evaluation(few, settings.clips, label)
-        train = extract(views, part, device=device)
-        truth = test.labels[:, column]
-        if len(set(train.labels[:, 0].tolist()) - {-1}) > 1 and bool((truth >= 0).any()):
-            classes = len(data.classes[label])
-            results[label] = probe_label(views, train, test, truth, classes)
-    return results, views.split(test.x)[""]
+    draws = settings.draws if per_class is not None else 1
+    few = (data.clips("train").few(label, per_class, seed) for seed in range(draws))
+    return [thinned(videos, settings.most_videos) for videos in few]
 
 
 def thinned(numbers: Sequence[int], most: int) -> list[int]:
@@ -135,29 +147,43 @@ def thinned(numbers: Sequence[int], most: int) -> list[int]:
 
 
 def probe_label(
-    views: Views, train: Features, test: Features, truth: Tensor, classes: int
+    views: Views,
+    train: Features,
+    test: Features,
+    draws: Sequence[Sequence[int]],
+    column: int,
+    classes: int,
 ) -> dict[str, Any]:
     """One label: accuracies with intervals, and the gain over the untrained encoder.
 
-    `truth` are the classes of `test` (`N`), -1 for none. The interval is a bootstrap over groups
-    where the set has groups, and Wilson's where clips are independent.
+    Each of `draws` names the rows of `train` that may be learned from; a held-out video counts as
+    right to the share of draws in which it is. The interval is a bootstrap over groups where the
+    set has groups, and Wilson's where clips are independent.
     """
+    truth = test.labels[:, column]
     known = truth >= 0
     groups = None
     if test.groups is not None:
         groups = [group for group, keep in zip(test.groups, known.tolist(), strict=True) if keep]
     row: dict[str, Any] = {"chance": 1 / classes, "videos": int(known.sum())}
-    row["labelled"] = int((train.labels[:, 0] >= 0).sum())
+    row |= {"labelled": len(draws[0]), "draws": len(draws)}
     hits: dict[str, Tensor] = {}
     test_views = views.split(test.x)
     for name, x in views.split(train.x).items():
         ending = f"_{name}" if name else ""
-        probe = linear_probe(x, train.labels[:, 0], test_views[name], truth, groups=train.groups)
-        hits[name] = probe.correct[known].double()
+        right, neighbours = [], []
+        for rows in draws:
+            y = train.labels[rows, column]
+            of = None if train.groups is None else [train.groups[i] for i in rows]
+            probe = linear_probe(x[rows], y, test_views[name], truth, groups=of)
+            right.append(probe.correct[known].double())
+            if name in LEARNED:
+                votes = knn_predict(x[rows], y, test_views[name][known])
+                neighbours.append((votes == truth[known]).double())
+        hits[name] = torch.stack(right).mean(0)
         row |= _with_interval(f"probe_top1{ending}", hits[name], groups)
-        if name in LEARNED:
-            votes = knn_predict(x, train.labels[:, 0], test_views[name][known])
-            row[f"knn_top1{ending}"] = float((votes == truth[known]).double().mean())
+        if neighbours:
+            row[f"knn_top1{ending}"] = float(torch.stack(neighbours).mean())
     gain = paired_difference(hits[""].tolist(), hits["untrained"].tolist(), groups)
     row |= {"probe_top1_gain": gain.value, "probe_top1_gain_interval": [gain.low, gain.high]}
     return row
