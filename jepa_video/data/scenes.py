@@ -28,7 +28,7 @@ FORMAT: Final = 5  # raise it when the same settings draw other pictures
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 DIRECTIONS: Final = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
 SPEEDS: Final = {"slow": 0.7, "medium": 1.4, "fast": 2.2}  # pixels a frame at 64 x 64
-NUMBERS: Final = {"two": 2, "three": 3, "four": 4}
+NUMBERS: Final = {"one": 1, "two": 2, "three": 3, "four": 4}
 EVENTS: Final = ("cruise", "bounce", "occlusion", "fork")
 FACTORS: Final = ("shape", "direction", "speed", "number", "event", "fork")
 # Turns of the heading in degrees, counter-clockwise as seen on the screen.
@@ -52,6 +52,7 @@ class SyntheticSettings:
         fps: nominal frames a second.
         fork_ways: 2 (45 degrees left or right) or 4 (45 or 90 degrees to either side).
         events: the events that occur, of `EVENTS`, in turn; one named twice occurs twice as often.
+        numbers: how many shapes there may be, of `NUMBERS`.
         contrast: range of the distance in colour (0..1) between a shape and the mean background.
         texture: standard deviation of the background texture (0..1).
         lighter: share of the things that are lighter than the background; the rest is darker.
@@ -69,6 +70,7 @@ class SyntheticSettings:
     fps: int = 8
     fork_ways: int = 2
     events: tuple[str, ...] = ("cruise", "occlusion", "cruise", "bounce", "cruise", "fork")
+    numbers: tuple[str, ...] = ("two", "three", "four")
     contrast: tuple[float, float] = (0.35, 0.6)
     texture: float = 0.04
     radius: tuple[float, float] = (8.0, 10.0)
@@ -83,6 +85,8 @@ class SyntheticSettings:
             raise UserError(f"fork_ways must be 2 or 4, got {self.fork_ways}")
         if not self.events or set(self.events) - set(EVENTS):
             raise UserError(f"events must be some of {', '.join(EVENTS)}, got {self.events}")
+        if not self.numbers or set(self.numbers) - set(NUMBERS):
+            raise UserError(f"numbers must be some of {', '.join(NUMBERS)}, got {self.numbers}")
         if self.frames < 8 or self.size < 16 or self.size % 2:
             raise UserError(
                 "a synthetic video has at least 8 frames and an even size of at least 16 pixels, "
@@ -104,7 +108,7 @@ def draw_labels(settings: SyntheticSettings, split: str) -> list[Labels]:
     rng = np.random.default_rng([settings.seed, SPLITS[split], 0])
     count = settings.videos_train if split == "train" else settings.videos_val
     pairs = [(d, s) for d in DIRECTIONS for s in SPEEDS]
-    looks = [(n, s) for n in NUMBERS for s in SHAPES]
+    looks = [(n, s) for n in settings.numbers for s in SHAPES]
     order = {pair: rng.permutation(len(looks)) for pair in pairs}
     first_event = rng.permutation(len(pairs) * len(looks))
     rows: list[Labels] = []

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = SyntheticSettings(videos_train=7, videos_val=5, frames=8, size=32)
 # Nothing but the shapes over one colour: what is drawn can be measured.
 CLEAN = SyntheticSettings(pan=0.0, distractors=(0, 0), texture=0.0, contrast=(0.4, 0.45))
+LONG = replace(CLEAN, frames=36)  # the props of the event are gone by frame 33
 
 
 def labels(**changes: str) -> dict[str, str]:
@@ -45,11 +46,13 @@ def visible(frames: np.ndarray) -> np.ndarray:
     return np.abs(frames.astype(float) - background).sum(-1) > 12
 
 
-def tracked(row: dict[str, str], frames: list[int], first: int = 0) -> np.ndarray:
+def tracked(
+    row: dict[str, str], frames: list[int], first: int = 0, settings: SyntheticSettings = CLEAN
+) -> np.ndarray:
     """Centre `x, y` of a shape in the given frames of the first clip that shows it whole there."""
     y, x = np.mgrid[:64, :64]
     for index in range(first, first + 100):
-        seen = visible(render(CLEAN, row, "train", index))[frames]
+        seen = visible(render(settings, row, "train", index))[frames]
         edge = seen[:, [0, -1]].any() or seen[:, :, [0, -1]].any()
         if seen.any((1, 2)).all() and not edge:
             mass = seen.sum((1, 2))
@@ -81,16 +84,16 @@ def test_direction_and_speed_are_what_is_drawn() -> None:
 
 @pytest.mark.parametrize(("way", "turn"), [("left", 45), ("right", -45)])
 def test_fork_turns_by_45_degrees_to_the_labelled_side(way: str, turn: int) -> None:
-    # The marker is not yet there up to frame 2 and gone by frame 20.
-    path = tracked(labels(event="fork", fork=way, speed="medium"), [0, 2, 20, 23])
+    row = labels(event="fork", fork=way)
+    path = tracked(row, [0, 2, 33, 35], settings=LONG)
     assert apart(heading(path[3] - path[2]) - heading(path[1] - path[0]), turn) < 6
 
 
 def test_wall_throws_back_and_keeps_the_speed() -> None:
     for i in range(4):
         row = labels(event="bounce", direction="N", speed="medium")
-        path = tracked(row, [0, 2, 20, 23], first=100 * i)
-        before, after = (path[1] - path[0]) / 2, (path[3] - path[2]) / 3
+        path = tracked(row, [0, 2, 33, 35], first=100 * i, settings=LONG)
+        before, after = (path[1] - path[0]) / 2, (path[3] - path[2]) / 2
         assert before @ after < -0.5 * (before @ before)
         assert np.hypot(*after) == pytest.approx(np.hypot(*before), rel=0.1)
 
@@ -101,10 +104,10 @@ def test_pillar_hides_the_shape_and_lets_it_go_on_as_if_nothing_had_been() -> No
         render(settings, labels(event="occlusion", shape=shape), "val", 0) for shape in SHAPES[::3]
     ]
     same = (hidden[0] == hidden[1]).all((1, 2, 3))  # where one cannot tell a circle from a cross
-    assert same[9:14].any() and not same[:3].any()
-    path = tracked(labels(event="occlusion"), [0, 2, 20, 23])
+    assert same[13:18].any() and not same[:3].any()
+    path = tracked(labels(event="occlusion"), [0, 2, 33, 35], settings=LONG)
     steps = np.stack([path[1] - path[0], path[2] - path[1], path[3] - path[2]])
-    steps /= np.array([[2], [18], [3]])
+    steps /= np.array([[2], [31], [2]])
     assert np.abs(steps - steps.mean(0)).max() < 0.06
 
 
@@ -150,8 +153,8 @@ def test_nothing_before_the_turn_depends_on_the_coin(tmp_path: Path) -> None:
         clips[way] = (frames, decode(tmp_path / f"{way}.mp4"))
     for drawn, other in zip(clips["left"], clips["right"], strict=True):
         same = (drawn == other).all((1, 2, 3))
-        assert same[:9].all()  # the turn is never before frame 9
-        assert not same[-6:].any()
+        assert same[:13].all()  # the turn is never before frame 13
+        assert not same[-5:].any()
 
 
 def thumbnails(pictures: list[np.ndarray]) -> np.ndarray:
@@ -201,7 +204,7 @@ def test_events_happen_in_view() -> None:
         way = "left" if event == "fork" else ""
         row = labels(direction=DIRECTIONS[i], speed="fast", event=event, fork=way)
         area = visible(render(CLEAN, row, "train", 40 + i)).sum((1, 2))
-        assert area[9:13].min() > 0.35 * area.max()
+        assert area[13:17].min() > 0.35 * area.max()
 
 
 def test_manifest_names_every_file_with_its_labels(tmp_path: Path) -> None:
