@@ -45,7 +45,9 @@ class Job:
         self.parser, self.config, self.screen = parser, config, console()
         torch.manual_seed(config.seed)
         try:
-            made = parser.instantiate_classes(config)
+            made = getattr(parser, "instantiate", parser.instantiate_classes)(
+                config
+            )  # 4.49 renamed it
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
         self.module: VideoJEPA = made.model

@@ -120,7 +120,7 @@ def flat(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
         else:
             plain[name] = value
 
-    walk(json.loads(parser.dump(config, format="json", skip_none=False)), "")
+    walk(json.loads(parser.dump(config, format="json")), "")
     return plain
 
 
