@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = SyntheticSettings(videos_train=7, videos_val=5, frames=8, size=32)
 # Nothing but the shapes over one colour: what is drawn can be measured.
 CLEAN = SyntheticSettings(pan=0.0, distractors=(0, 0), texture=0.0, contrast=(0.4, 0.45))
-LONG = replace(CLEAN, frames=36)  # the props of the event are gone by frame 33
+LONG = replace(CLEAN, frames=40)  # the props of the event are gone by frame 36
 
 
 def labels(**changes: str) -> dict[str, str]:
@@ -85,15 +85,15 @@ def test_direction_and_speed_are_what_is_drawn() -> None:
 @pytest.mark.parametrize(("way", "turn"), [("left", 45), ("right", -45)])
 def test_fork_turns_by_45_degrees_to_the_labelled_side(way: str, turn: int) -> None:
     row = labels(event="fork", fork=way)
-    path = tracked(row, [0, 2, 33, 35], settings=LONG)
+    path = tracked(row, [0, 5, 36, 39], settings=LONG)
     assert apart(heading(path[3] - path[2]) - heading(path[1] - path[0]), turn) < 6
 
 
 def test_wall_throws_back_and_keeps_the_speed() -> None:
     for i in range(4):
         row = labels(event="bounce", direction="N", speed="medium")
-        path = tracked(row, [0, 2, 33, 35], first=100 * i, settings=LONG)
-        before, after = (path[1] - path[0]) / 2, (path[3] - path[2]) / 2
+        path = tracked(row, [0, 2, 36, 39], first=100 * i, settings=LONG)
+        before, after = (path[1] - path[0]) / 2, (path[3] - path[2]) / 3
         assert before @ after < -0.5 * (before @ before)
         assert np.hypot(*after) == pytest.approx(np.hypot(*before), rel=0.1)
 
@@ -105,9 +105,9 @@ def test_pillar_hides_the_shape_and_lets_it_go_on_as_if_nothing_had_been() -> No
     ]
     same = (hidden[0] == hidden[1]).all((1, 2, 3))  # where one cannot tell a circle from a cross
     assert same[13:18].any() and not same[:3].any()
-    path = tracked(labels(event="occlusion"), [0, 2, 33, 35], settings=LONG)
+    path = tracked(labels(event="occlusion"), [0, 2, 36, 39], settings=LONG)
     steps = np.stack([path[1] - path[0], path[2] - path[1], path[3] - path[2]])
-    steps /= np.array([[2], [31], [2]])
+    steps /= np.array([[2], [34], [3]])
     assert np.abs(steps - steps.mean(0)).max() < 0.06
 
 
