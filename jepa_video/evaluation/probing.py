@@ -163,8 +163,9 @@ def probe_label(
     truth = test.labels[:, column]
     known = truth >= 0
     groups = None
-    if test.groups is not None:
-        groups = [group for group, keep in zip(test.groups, known.tolist(), strict=True) if keep]
+    if test.groups is not None:  # numbered anew in each class, as UCF101's are: a pair is a group
+        pairs = zip(test.groups, truth.tolist(), strict=True)
+        groups = [pair for pair in pairs if pair[1] >= 0]
     row: dict[str, Any] = {"chance": 1 / classes, "videos": int(known.sum())}
     row |= {"labelled": len(draws[0]), "draws": len(draws)}
     hits: dict[str, Tensor] = {}
