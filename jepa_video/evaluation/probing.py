@@ -123,7 +123,7 @@ def probe_all(
     results = {}
     for column, label in enumerate(data.label_names):
         rows = [[row_of[video] for video in few if video in row_of] for few in picks[label]]
-        several = all(len(train.labels[few, column].unique()) > 1 for few in rows)
+        several = all(len(set(train.labels[few, column].tolist())) > 1 for few in rows)
         if several and bool((test.labels[:, column] >= 0).any()):
             classes = len(data.classes[label])
             results[label] = probe_label(views, train, test, rows, column, classes)

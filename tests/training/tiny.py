@@ -69,6 +69,7 @@ class KillAt(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step:
+            self.step = -1  # a step of two batches is told once; twice means at once
             os.kill(os.getpid(), self.number)
 
 
