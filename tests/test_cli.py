@@ -305,9 +305,44 @@ def test_the_doctor_names_what_fails_and_the_mend(
     assert "A run would not work yet: torch, breaks." in said
 
 
-def test_without_decord_a_run_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_calls_a_missing_decord_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     from jepa_video import doctor
+    from jepa_video.data import media
 
     monkeypatch.setitem(sys.modules, "decord", None)
-    states = {finding.what: finding.state for finding in doctor.decoders()}
+    media.imported_decord.cache_clear()
+    try:
+        states = {finding.what: finding.state for finding in doctor.decoders()}
+    finally:
+        media.imported_decord.cache_clear()
     assert states["pyav"] == "good" and states["decord"] == "note"
+
+
+CUT_OFF = """
+import socket, sys
+sys.modules["decord"] = None
+connect, asked = socket.socket.connect, []
+def guarded(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        asked.append(address)
+        raise OSError("the network is cut")
+    return connect(self, address)
+socket.socket.connect = guarded
+from jepa_video.cli import main
+code = main(sys.argv[1:])
+assert not asked, asked
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.slow
+def test_without_decord_and_network_a_run_works_and_asks_for_neither(
+    videos: Path, tmp_path: Path
+) -> None:
+    words = ["pretrain", "--data.root", str(videos), "--runs", str(tmp_path), "--name", "alone"]
+    words += [*SMALL, "--wandb", "offline", "--trainer.max_steps", "2", "--data.workers", "1"]
+    command = [sys.executable, "-c", CUT_OFF, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "wandb did not start" not in done.stderr
+    assert (tmp_path / "alone" / "report.html").is_file()
