@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from .logs import CsvLog, CsvTable
+from .logs import CsvLog, CsvTable, log_everywhere
 from .run import Run, write_whole
 
 Batch = Mapping[str, Tensor]
@@ -41,6 +41,32 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 def step_is_done(trainer: Trainer, batch_idx: int) -> bool:
     """Whether this batch ended an optimiser step, rather than adding to one."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def log_interval(trainer: Any) -> int:
+    """Optimiser steps between two rows of the log; the Trainer sets it where types do not see."""
+    return max(int(trainer.log_every_n_steps), 1)
+
+
+class Schedules(Callback):
+    """Logs the learning rate and the weight decay that a step was taken with."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The rate of this step; by the end of the batch the scheduler has moved on."""
+        self._rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log into the row of this step."""
+        if step_is_done(trainer, batch_idx) and trainer.global_step % log_interval(trainer) == 0:
+            decay = trainer.optimizers[0].param_groups[0]["weight_decay"]
+            log_everywhere(trainer, {"lr": self._rate, "weight_decay": decay})
 
 
 class HeldOut:
@@ -131,7 +157,9 @@ class DataHealth(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring all to the files."""
         if trainer.is_global_zero:
-            self._write(trainer)
+            if self.clips > self._row[0]:  # else the last row has it all
+                self._write(trainer)
+            self.write_unreadable()
             self.table.flush()
 
     def on_exception(

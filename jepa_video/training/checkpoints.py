@@ -27,7 +27,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ..distributed import rank, world_size
 from ..errors import UserError
 from ..randomness import STEP, seed_of
-from .callbacks import step_is_done
+from .callbacks import log_interval, step_is_done
 from .logs import CsvTable, log_everywhere
 from .run import Run, checkpoint_step, checkpoints_of
 from .stops import RunStopped, StopRequests
@@ -214,11 +214,6 @@ class Checkpointer(Callback):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in self.run.checkpoints.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def log_interval(trainer: Any) -> int:
-    """Optimiser steps between two rows of the log; the Trainer sets it where types do not see."""
-    return max(int(trainer.log_every_n_steps), 1)
 
 
 __all__ = ["Checkpointer", "checkpoint_step", "load_checkpoint", "newest_checkpoint"]

@@ -106,6 +106,16 @@ def vitals(values: Mapping[str, float], width: int) -> Vitals:
     return Vitals.read(renamed, width)
 
 
+def pooled_tokens(module: Any, video: Tensor) -> Tensor:
+    """The mean token of the online encoder, of whole clips: `B T C H W` uint8 to `B D`.
+
+    Not what the step has at hand: the context is half a clip, and the EMA target lags (at a slow
+    momentum it knows little more at the end of a short run than at its start).
+    """
+    tokens: Tensor = module.encode(video)
+    return tokens.float().mean(dim=1)
+
+
 def held_out_energies(module: Any, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """Energies of true and of shuffled pairs over batches of two clips or more: `[N]` each."""
     pairs = [
@@ -129,6 +139,7 @@ class OnlineProbe(Callback):
         held_out: clips with labels.
         classes: the number of classes of each label, in the order of the batch's `labels`.
         every_n_steps: optimiser steps between two measurements; 0 for never.
+        learn_every: batches from one step of the probe to the next; each costs a forward pass.
         memory: clips that the neighbours are taken from.
         neighbours: how many of them vote.
         learning_rate: of the linear probe's Adam.
@@ -139,12 +150,14 @@ class OnlineProbe(Callback):
         held_out: HeldOut,
         classes: dict[str, int],
         every_n_steps: int = 200,
+        learn_every: int = 4,
         memory: int = 2048,
         neighbours: int = 10,
         learning_rate: float = 3e-3,
     ) -> None:
         self.held_out, self.classes, self.every_n_steps = held_out, classes, every_n_steps
         self.memory, self.neighbours, self.learning_rate = memory, neighbours, learning_rate
+        self.learn_every = learn_every
         self._restored: dict[str, Any] | None = None
         self._heads: nn.Sequential | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -179,10 +192,12 @@ class OnlineProbe(Callback):
         """One step of the probe on this batch; now and then the held-out score."""
         if not self.on or len(batch["video"]) < 2:
             return
-        features = outputs["s_y"].detach().float().mean(dim=1)  # B D
-        if self._heads is None:
-            self._start(features)
-        self._learn(features, batch["labels"])
+        if batch_idx % self.learn_every == 0:
+            with undisturbed(trainer, pl_module):
+                features = pooled_tokens(pl_module, batch["video"])
+            if self._heads is None:
+                self._start(features)
+            self._learn(features, batch["labels"])
         if trainer.global_step % self.every_n_steps == 0 and step_is_done(trainer, batch_idx):
             log_everywhere(trainer, self.measure(trainer, pl_module))
 
@@ -216,8 +231,7 @@ class OnlineProbe(Callback):
         self._heads.eval()
         with undisturbed(trainer, module):
             for batch in self.held_out.batches():
-                tokens = module.encode(batch["video"].to(module.device), branch="target")
-                features = tokens.float().mean(dim=1)
+                features = pooled_tokens(module, batch["video"].to(module.device))
                 votes = self._votes(features)
                 for column, (name, scores) in enumerate(
                     zip(self.classes, self._scores(features), strict=True)

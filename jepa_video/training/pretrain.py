@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ..data.datamodule import VideoDataModule
 from ..errors import UserError
-from .callbacks import Batch, DataHealth, HeldOut
+from .callbacks import Batch, DataHealth, HeldOut, Schedules
 from .checkpoints import Checkpointer
 from .dashboard import CollapseDashboard, OnlineProbe
 from .logs import CsvLog
@@ -106,28 +106,30 @@ def prepare(
     held_out = HeldOut(lambda: _held_out(data, watch.clips), watch.clips)
     health = DataHealth(run, lambda: data.unreadable.rows())
     log = CsvLog(run.metrics)
-    classes = {name: len(data.classes[name]) for name in data.label_names}
-    callbacks: list[Callback] = [
-        CollapseDashboard(
-            held_out, lambda text: screen.print(text, markup=False), watch.every_n_steps
-        ),
-        OnlineProbe(held_out, classes, watch.every_n_steps),
-        Checkpointer(
-            run,
-            (log.table, health.table),
-            stops,
-            checkpoint.every_n_steps,
-            checkpoint.every_minutes,
-            checkpoint.keep,
-            seed,
-        ),
-        ProgressLine(health, screen, watch.say_every_seconds),
-        health,  # last: what comes after it is waiting for data
-    ]
+    saver = Checkpointer(run, (log.table, health.table), stops, **vars(checkpoint), seed=seed)
+    shown = ProgressLine(health, screen, watch.say_every_seconds)
+    callbacks = [*_watchers(data, held_out, watch, screen), saver, shown]
+    callbacks.append(health)  # last: what comes after it is waiting for data
     trainer = make_trainer(
         trainer_options, logger=[log, *loggers], callbacks=callbacks, default_root_dir=run.path
     )
     return Parts(run, module, data, trainer, health, held_out)
+
+
+def _watchers(
+    data: VideoDataModule, held_out: HeldOut, watch: WatchSettings, screen: Console
+) -> list[Callback]:
+    """What measures and logs, before the checkpoint is written."""
+    classes = {name: len(data.classes[name]) for name in data.label_names}
+
+    def say(text: str) -> None:
+        screen.print(text, markup=False)
+
+    return [
+        Schedules(),
+        CollapseDashboard(held_out, say, watch.every_n_steps),
+        OnlineProbe(held_out, classes, watch.every_n_steps),
+    ]
 
 
 def make_trainer(options: dict[str, Any], **rest: Any) -> Trainer:

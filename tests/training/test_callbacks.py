@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from jepa_video.training.callbacks import Batch, DataHealth, HeldOut, undisturbed
+from jepa_video.training.callbacks import Batch, DataHealth, HeldOut, Schedules, undisturbed
 from jepa_video.training.dashboard import CollapseDashboard, OnlineProbe, spread_sample, vitals
 from jepa_video.training.logs import CsvLog, read_metrics
 from jepa_video.training.run import Run, create_run
@@ -57,6 +57,16 @@ def test_watching_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
         trainer(run, *(watchers if name == "watched" else [])).fit(module, TinyData())
         weights.append(module.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_rate_in_the_log_is_the_one_of_the_step(run: Run) -> None:
+    """Warm-up over 3 of 6 steps to 1e-3: the first step is taken with a third of it."""
+    module = tiny_module()
+    module.warmup, module.learning_rate = 0.5, 1e-3
+    trainer(run, Schedules(), accumulate_grad_batches=2).fit(module, TinyData())
+    rates = [value for _, value in read_metrics(run.metrics)["lr"]]
+    assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert rates[3:] == sorted(rates[3:], reverse=True) and len(rates) == 6
 
 
 def test_held_out_clips_are_read_once_and_bounded() -> None:

@@ -24,7 +24,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jepa_video.data.sampler import ClipSampler
 from jepa_video.models.encoder import VideoViT
-from jepa_video.training.callbacks import DataHealth, HeldOut
+from jepa_video.training.callbacks import DataHealth, HeldOut, Schedules
 from jepa_video.training.checkpoints import Checkpointer, newest_checkpoint
 from jepa_video.training.dashboard import CollapseDashboard, OnlineProbe
 from jepa_video.training.logs import CsvLog
@@ -100,6 +100,7 @@ def tiny_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         callbacks=[
+            Schedules(),
             CollapseDashboard(held_out, every_n_steps=3),
             OnlineProbe(held_out, {"parity": 2}, every_n_steps=3),
             Checkpointer(run, (log.table, health.table), stops, every, 0),
