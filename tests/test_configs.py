@@ -168,3 +168,17 @@ def test_the_shares_of_visible_tokens_are_those_of_the_masks():
         for group, mask in enumerate(MultiBlock()(grid, 8, generator(0, draw))):
             seen[group] += mask.context.shape[1] / (8 * 16 * 16) / draws
     torch.testing.assert_close(seen, torch.tensor(VISIBLE), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        *(("encoder", name) for name in ("VideoViT", "TimmEncoder")),
+        *(("masks", name) for name in ("PastToFuture", "MultiBlock", "Mixture")),
+        *(("regularizer", name) for name in ("VCReg", "VICReg", "SIGReg", "NoRegularizer")),
+        *(("latent", name) for name in ("NoLatent", "GaussianLatent")),
+    ],
+)
+def test_every_part_can_be_named_by_its_class(part, name):
+    chosen = getattr(parse(build_parser(), [f"--model.{part}", name]).model, part)
+    assert chosen.class_path.split(".")[-1] == name

@@ -21,6 +21,7 @@ from lightning.pytorch import Trainer
 from ..data.datamodule import VideoDataModule
 from ..errors import UserError
 from ..evaluation.probing import ProbeSettings
+from ..models import timm_encoder  # noqa: F401  an encoder that can be named by its class
 from ..training.pretrain import CheckpointSettings, WatchSettings
 from ..training.run import Run, open_run
 from ..training.video_jepa import VideoJEPA
