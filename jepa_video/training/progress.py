@@ -49,7 +49,12 @@ class ProgressLine(Callback):
         self._shown_at = self._started_at = time.monotonic()
         self._first_step = trainer.global_step
         if trainer.is_global_zero and self.screen.is_terminal:
-            self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=self.screen)
+            self._bar = Progress(
+                BarColumn(),
+                TextColumn("{task.description}"),
+                console=self.screen,
+                refresh_per_second=4,
+            )
             self._bar.add_task("starting", total=self._total(trainer))
             self._bar.start()
 

@@ -12,6 +12,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,10 @@ def main() -> None:
             code = 1
             try:
                 code = train(words.split())
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(code)
         print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
