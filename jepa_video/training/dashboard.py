@@ -168,9 +168,11 @@ class OnlineProbe(Callback):
         """Whether there is anything to probe."""
         return bool(self.classes) and self.every_n_steps > 0
 
-    def _start(self, features: Tensor) -> None:
-        """Heads for features `B D`, at zero: a draw would move the generators of the run."""
-        width, device = features.shape[1], features.device
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Heads at zero, or as the checkpoint has them: a draw would move the run's generators."""
+        if not self.on:
+            return
+        width, device = pl_module.encoder.width, pl_module.device
         with torch.random.fork_rng(devices=[]):
             linear = nn.Linear(width, sum(self.classes.values()))
         nn.init.zeros_(linear.weight)
@@ -195,8 +197,6 @@ class OnlineProbe(Callback):
         if batch_idx % self.learn_every == 0:
             with undisturbed(trainer, pl_module):
                 features = pooled_tokens(pl_module, batch["video"])
-            if self._heads is None:
-                self._start(features)
             self._learn(features, batch["labels"])
         if trainer.global_step % self.every_n_steps == 0 and step_is_done(trainer, batch_idx):
             log_everywhere(trainer, self.measure(trainer, pl_module))
@@ -270,5 +270,5 @@ class OnlineProbe(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the width and the device are known."""
+        """Kept until the training starts and the width and the device are known."""
         self._restored = state_dict or None
