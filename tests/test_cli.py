@@ -189,6 +189,31 @@ def test_verbs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes no options" in refused(["doctor", "now"], capsys)
 
 
+def test_a_requeued_job_goes_on_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from jepa_video.cli import pretrain
+    from jepa_video.errors import UserError
+
+    monkeypatch.delenv("JEPA_VIDEO_RUN", raising=False)
+    for name, value in {"JOB_ID": "7", "STEP_ID": "0", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    config = SimpleNamespace(name=None, runs=str(tmp_path))
+    run = pretrain._created(config)
+    assert run.name == "slurm-7-0" and pretrain._requeued(run) is None
+    assert pretrain._same_run(config).path == run.path, "another rank finds the same folder"
+    with pytest.raises(UserError, match="exists"):
+        pretrain._created(config)
+    run.config.write_text("seed: 0")
+    torch.save({"step": 3}, run.checkpoints / "step-00000003.ckpt")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = pretrain._created(config)
+    assert again.path == run.path
+    assert pretrain._requeued(again) == run.checkpoints / "step-00000003.ckpt"
+
+
 # What a run leaves
 
 

@@ -67,9 +67,16 @@ def _train(parser: Any, config: Any, words: list[str], stops: Any, started: floa
 
 
 def _job_name(asked: str | None) -> str | None:
-    """The name of the run: as asked for, else of the SLURM job, else None for date and time."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return asked if asked is not None or job is None else f"slurm-{job}"
+    """The name of the run: as asked for, else of the SLURM job step, else None for date and time.
+
+    All ranks of a step know its number, and it is the same again when the job is requeued. In an
+    interactive allocation people start many runs by hand, which need names of their own.
+    """
+    job, step = (os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP"))
+    by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if asked is not None or job is None or by_hand:
+        return asked
+    return f"slurm-{job}-{step}" if step else f"slurm-{job}"
 
 
 def _created(config: Any) -> Any:
