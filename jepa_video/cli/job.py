@@ -59,6 +59,7 @@ class Job:
         )  # says what this machine cannot do, before the data is read
         self._same_length()
         self.data.setup()
+        self._enough()
         primary_label(
             self.data, made.probe
         )  # a label that is not there is told now, not at the end
@@ -68,6 +69,17 @@ class Job:
         if frames != wanted:
             raise UserError(
                 f"data.frames is {frames} and model.encoder.frames is {wanted}: give both the same"
+            )
+
+    def _enough(self) -> None:
+        """A variance needs two: one clip a batch has none of clips' means."""
+        clips = min(self.data.batch_size, len(self.data.clips("train")))
+        idle = isinstance(self.module.regularizer, NoRegularizer)
+        if clips < 2 and "clips" in self.module.regularize and not idle and alone(self.made):
+            raise UserError(
+                f"{self.data.root} gives batches of one clip, and the regulariser of clips needs "
+                "two: give more training videos, a larger data.batch_size, or "
+                "--model.regularize '[tokens]'"
             )
 
     def run(self, run: Run, resume_from: Path | None, stops: StopRequests, started: float) -> None:

@@ -83,14 +83,16 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
         UserError: one sentence on the option that is wrong.
     """
     for word in words:
-        if word.startswith("-") and not word.startswith("--"):
+        if re.match(r"-(?![-.\d])", word):  # a negative number is a value
             raise UserError(f"options start with two dashes, got {word}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return parser.parse_args(list(words))
     except ArgumentError as error:
-        raise UserError(sentence(str(error), parser)) from error
+        raise UserError(_of_file(words, sentence(str(error), parser))) from error
+    except UnicodeDecodeError as error:
+        raise UserError(_of_file(words, "Problems parsing config: not a text file")) from error
     except (TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
@@ -137,14 +139,27 @@ def sentence(text: str, parser: ArgumentParser) -> str:
         key = ".".join(part for part in found.groups() if part)
         return f"there is no option {key!r}{_near('--' + key, names)}"
     keys = re.findall(r'Parser key "([^"]+)":', text)
+    if keys and (found := re.search(r"Option '(\S+)' is not accepted", text)):
+        return f"there is no option '{keys[-1]}.{found[1]}'"
     rest = re.split(r'Parser key "[^"]+":', text)[-1]
     told = _plain(" ".join(rest.split()))
     told = told if len(told) <= 300 else told[:297] + "..."
     return f"{'.'.join(dict.fromkeys(keys))}: {told}" if keys else told
 
 
+def _of_file(words: Sequence[str], told: str) -> str:
+    """The sentence with the file's name, where it is about a file that is no settings."""
+    if found := re.match(r"(Problems parsing config|Unexpected config): ", told):
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        files = [after for word, after in pairs if word == "--config"]
+        files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+        return f"{' or '.join(files)} is not a YAML file of settings: {told[found.end() :]}"
+    return told
+
+
 def _near(name: str, names: Sequence[str]) -> str:
     """The option that was probably meant; only for names that say where they belong."""
+    names = [known for known in names if not known.endswith(".help")]
     near = get_close_matches(name, names, 1, 0.75) if "." in name else []
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -158,5 +173,5 @@ def _plain(text: str) -> str:
     if found := re.search(r"Expected a dot import path string: (.*)", text):
         return f"there is no class {found[1]!r}; expected a name such as jepa_video.VideoViT"
     if value and choices:
-        return f"expected one of {', '.join(choices)}, got {value[1]!r}"
+        return f"expected one of {choices[0]}, got {value[1]!r}"
     return f"expected a value of type {kind[1]}, got {value[1]!r}" if value and kind else text

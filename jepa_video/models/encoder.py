@@ -71,11 +71,18 @@ def build_encoder(config: dict[str, Any]) -> VideoEncoder:
 
 def token_grid(frames: int, image: int, tubelet: int, patch: int) -> Grid:
     """Tokens along `(T', H', W')`, or a sentence about what does not divide."""
+    _positive(frames=frames, image=image, tubelet=tubelet, patch=patch)
     if image % patch:
         raise UserError(f"image size {image} is not a multiple of the patch size {patch}")
     if frames % tubelet:
         raise UserError(f"{frames} frames are not a multiple of the tubelet length {tubelet}")
     return frames // tubelet, image // patch, image // patch
+
+
+def _positive(**sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise UserError(f"model.encoder.{name} must be 1 or more, not {value}")
 
 
 class VideoViT(VideoEncoder):
@@ -95,7 +102,7 @@ class VideoViT(VideoEncoder):
         channels: colour channels `C`.
 
     Raises:
-        UserError: patch or tubelet do not divide the clip.
+        UserError: patch or tubelet do not divide the clip, or a size is below 1.
     """
 
     def __init__(
@@ -113,6 +120,7 @@ class VideoViT(VideoEncoder):
         channels: int = 3,
     ) -> None:
         super().__init__()
+        _positive(depth=depth, width=width, heads=heads)
         self.config = {"class": "VideoViT", "size": size, "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "depth": depth, "width": width}
         self.config |= {"heads": heads, "drop_path": drop_path, "channels": channels}

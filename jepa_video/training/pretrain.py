@@ -139,6 +139,8 @@ def make_trainer(options: dict[str, Any], **rest: Any) -> Trainer:
         UserError: options that this machine cannot fulfil.
     """
     rest = {"logger": False, **rest}
+    if (parts := options.get("accumulate_grad_batches", 1)) < 1:
+        raise UserError(f"trainer.accumulate_grad_batches must be 1 or more, not {parts}")
     try:
         return Trainer(
             **options,

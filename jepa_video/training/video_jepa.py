@@ -25,6 +25,7 @@ from ..data.transforms import Augment, centre
 from ..distributed import rank
 from ..energies.distances import Distance, distance
 from ..energies.regularizers import NoRegularizer, Regularizer, VCReg
+from ..errors import UserError
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
 from ..models.expander import Expander
@@ -89,6 +90,9 @@ class VideoJEPA(L.LightningModule):
         compile: str | None = None,
     ) -> None:
         super().__init__()
+        if compile is not None and compile not in torch._dynamo.list_backends(exclude_tags=()):
+            names = ", ".join(torch._dynamo.list_backends())
+            raise UserError(f"model.compile: there is no backend {compile!r}; there are {names}")
         self.encoder = encoder()
         self.target = frozen_copy(self.encoder) if target == "ema" else self.encoder
         self.latent = latent(self.encoder.width)
