@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from ..data.datamodule import VideoDataModule
+from ..energies.regularizers import NoRegularizer
 from ..errors import UserError
 from ..evaluation.after_pretrain import conclude, last_screen
 from ..evaluation.probing import primary_label
@@ -43,6 +44,8 @@ class Job:
     def __init__(self, parser: ArgumentParser, config: Namespace) -> None:
         quiet()
         self.parser, self.config, self.screen = parser, config, console()
+        if not 0 <= config.seed < 2**63:
+            raise UserError(f"seed must be from 0 to below 2^63, not {config.seed}")
         torch.manual_seed(config.seed)
         try:
             made = getattr(parser, "instantiate", parser.instantiate_classes)(
@@ -54,9 +57,8 @@ class Job:
         self.data: VideoDataModule = made.data
         self.made = made
         self.trainer_options: dict[str, Any] = dict(vars(made.trainer))
-        make_trainer(
-            self.trainer_options
-        )  # says what this machine cannot do, before the data is read
+        # Says what this machine cannot do, before the data is read.
+        self.alone = make_trainer(self.trainer_options).world_size == 1
         self._same_length()
         self.data.setup()
         self._enough()
@@ -75,7 +77,7 @@ class Job:
         """A variance needs two: one clip a batch has none of clips' means."""
         clips = min(self.data.batch_size, len(self.data.clips("train")))
         idle = isinstance(self.module.regularizer, NoRegularizer)
-        if clips < 2 and "clips" in self.module.regularize and not idle and alone(self.made):
+        if clips < 2 and "clips" in self.module.regularize and not idle and self.alone:
             raise UserError(
                 f"{self.data.root} gives batches of one clip, and the regulariser of clips needs "
                 "two: give more training videos, a larger data.batch_size, or "

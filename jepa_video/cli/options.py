@@ -135,12 +135,12 @@ def sentence(text: str, parser: ArgumentParser) -> str:
         if not name.startswith("-"):
             return f"there is no place for the word {name!r}; options have the form --NAME VALUE"
         return f"there is no option {name}{_near(name, names)}"
-    if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", text):
-        key = ".".join(part for part in found.groups() if part)
-        return f"there is no option {key!r}{_near('--' + key, names)}"
     keys = re.findall(r'Parser key "([^"]+)":', text)
     if keys and (found := re.search(r"Option '(\S+)' is not accepted", text)):
         return f"there is no option '{keys[-1]}.{found[1]}'"
+    if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", text):
+        key = ".".join(part for part in found.groups() if part)
+        return f"there is no option {key!r}{_near('--' + key, names)}"
     rest = re.split(r'Parser key "[^"]+":', text)[-1]
     told = _plain(" ".join(rest.split()))
     told = told if len(told) <= 300 else told[:297] + "..."

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data.datamodule import VideoDataModule
 from ..data.transforms import centre
+from ..errors import UserError
 from ..models.encoder import VideoEncoder, build_encoder
 from .baselines import motion_grid, pixel_statistics
 from .features import Features, extract
@@ -46,6 +47,13 @@ class ProbeSettings:
     draws: int = 5
     clips: int = 1
     most_videos: int = 10_000
+
+    def __post_init__(self) -> None:
+        lowest = {"per_class": 1, "draws": 1, "clips": 1, "most_videos": 0}
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"probe.{name} must be {low} or more, not {value}")
 
 
 def first_weights(encoder: VideoEncoder, seed: int) -> VideoEncoder:

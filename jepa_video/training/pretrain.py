@@ -44,6 +44,9 @@ class CheckpointSettings:
     every_minutes: float = 10.0
     keep: int = 2
 
+    def __post_init__(self) -> None:
+        _at_least("checkpoint", self, every_n_steps=0, every_minutes=0, keep=1)
+
 
 @dataclass
 class WatchSettings:
@@ -59,6 +62,15 @@ class WatchSettings:
     every_n_steps: int = 200
     clips: int = 256
     say_every_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        _at_least("watch", self, every_n_steps=0, clips=0, say_every_seconds=0)
+
+
+def _at_least(group: str, settings: object, **lowest: int) -> None:
+    for name, low in lowest.items():
+        if not getattr(settings, name) >= low:
+            raise UserError(f"{group}.{name} must be {low} or more, not {getattr(settings, name)}")
 
 
 @dataclass
@@ -197,7 +209,9 @@ def start_lines(parts: Parts) -> list[str]:
 
 
 def _length(trainer: Trainer) -> str:
-    return f"{trainer.max_steps} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
+    return (
+        f"{trainer.max_steps} steps" if trainer.max_steps >= 0 else f"{trainer.max_epochs} epochs"
+    )
 
 
 def _millions(module: torch.nn.Module) -> str:
