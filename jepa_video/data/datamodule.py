@@ -220,12 +220,17 @@ class VideoDataModule(LightningDataModule):
             train = [self._source(source) for source in _several(self.train)]
             val = [self._source(source) for source in _several(self.val)]
         else:
-            root = ensure_synthetic() if self.root == "synthetic" else Path(self.root)
+            root = self._embedded() if self.root == "synthetic" else Path(self.root)
             train, val = standard_splits(root)
             val = [self._source(source) for source in _several(self.val)] or val
         if not val:
             train, val = held_out(train, self.val_fraction)
         return {"train": train, "val": val}
+
+    def _embedded(self) -> Path:
+        """The folder of the embedded set; writing it takes most of a minute, and says so."""
+        with _Notice("the embedded set into the cache", "writing") as notice:
+            return ensure_synthetic(progress=notice)
 
     def _source(self, source: str) -> Listing:
         """A source as given, or below `root`."""
@@ -247,10 +252,11 @@ class VideoDataModule(LightningDataModule):
 
 
 class _Notice:
-    """Says on the error channel that files are being examined, where that takes seconds."""
+    """Says on the error channel what is done to files, where that takes seconds."""
 
-    def __init__(self, where: str) -> None:
-        self.where, self._start, self._said = where, time.monotonic(), 0.0
+    def __init__(self, where: str, doing: str = "examining") -> None:
+        self.where, self.doing = where, doing
+        self._start, self._said = time.monotonic(), 0.0
 
     def __enter__(self) -> _Notice:
         return self
@@ -262,11 +268,11 @@ class _Notice:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic() - self._start
         screen = sys.stderr.isatty()
-        if now - self._said > (2.0 if screen else 30.0) or (self._said and done == total):
+        if now - self._said > (2.0 if screen else 10.0) or (self._said and done == total):
             self._said = now
             start, end = ("\r", "") if screen else ("", "\n")
             print(
-                f"{start}examining {self.where}: {done} of {total} files",
+                f"{start}{self.doing} {self.where}: {done} of {total} files",
                 end=end,
                 file=sys.stderr,
                 flush=True,
