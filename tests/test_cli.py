@@ -136,7 +136,7 @@ REFUSED = [
     (["--data.root", "{bad}/text"], "no video file in"),
     (["--data.root", "{bad}/rows.csv"], "nowhere.mp4"),
     (["--config", "{bad}/none.yaml"], "none.yaml"),
-    (["--config", "{bad}/torn.yaml"], "config"),
+    (["--config", "{bad}/torn.yaml"], "torn.yaml is not a YAML file of settings"),
     (["--config", "{bad}/key.yaml"], "no option 'data.sizze'; did you mean --data.size?"),
     (["--config", "{bad}/deep.yaml"], "framez"),
     (["--config", "{bad}/stray.yaml"], "no option 'sizze'"),

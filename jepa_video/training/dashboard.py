@@ -253,7 +253,7 @@ class OnlineProbe(Callback):
         columns = []
         for column, count in enumerate(self.classes.values()):
             labels = self._labels[nearest, column]  # B K
-            votes = features.new_zeros(len(features), count)
+            votes = weights.new_zeros(len(features), count)  # autocast may have lowered them
             votes.scatter_add_(1, labels.clamp(min=0), weights * (labels >= 0))
             columns.append(votes.argmax(dim=1))
         return torch.stack(columns, dim=1)

@@ -180,3 +180,11 @@ def test_clips_a_second_and_the_wait_are_counted(run: Run) -> None:
 def test_a_sample_of_tokens_is_bounded_and_spread(tokens: int, count: int) -> None:
     sample = spread_sample(torch.arange(tokens)[None, :, None], count)
     assert len(sample) == min(tokens, count)
+
+
+def test_neighbours_vote_under_bf16() -> None:
+    probe = OnlineProbe(HeldOut(batches), {"shape": 2}, neighbours=2)
+    probe._features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    probe._labels = torch.tensor([[0], [0], [1], [1]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert probe._votes(probe._features).flatten().tolist() == [0, 0, 1, 1]

@@ -181,6 +181,22 @@ def test_compile_compiles_the_step():
     torch._dynamo.reset()
 
 
+def test_masks_and_batches_of_many_sizes_stay_compiled():
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
+        module = jepa(compile="eager")
+        module.setup("fit")
+        for batch, kept in ((2, 3), (1, 1), (4, 5)):
+            clip = torch.randn(batch, 3, 4, 16, 16)
+            for mode in (True, False):
+                module.train(mode)
+                for keep in (None, torch.arange(kept).expand(batch, -1)):
+                    for encoder in (module.encoder, module.target):
+                        with torch.set_grad_enabled(mode):
+                            encoder(clip, keep)
+    torch._dynamo.reset()
+
+
 def test_shuffled_pairs_cost_more_once_the_predictor_has_learned():
     module = jepa(learning_rate=5e-3, warmup=0.0, regularizer=partial(VCReg, 1.0, 0.1))
     still = videos(16)[:, :1].expand(-1, 4, -1, -1, -1).contiguous()
