@@ -69,12 +69,13 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         condition: int = 0,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=condition == 0)
+        self.norm1 = nn.LayerNorm(width, norm_eps, elementwise_affine=condition == 0)
         self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=condition == 0)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.norm2 = nn.LayerNorm(width, norm_eps, elementwise_affine=condition == 0)
+        self.mlp = Mlp(width, round(width * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.modulation = nn.Linear(condition, 6 * width) if condition else None
 

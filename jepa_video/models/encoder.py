@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .blocks import Block, gather_tokens, init_weights, rescale_residuals, run_blocks
-from .rope import Grid, grid_positions, rotary_tables
+from .rope import Grid, Rotary, grid_positions, rotary_tables
 
 Size = Literal["nano", "tiny", "small", "base", "large", "huge", "giant"]
 
@@ -23,7 +23,7 @@ SIZES: dict[str, tuple[int, int, int, float]] = {
     "base": (768, 12, 12, 4.0),
     "large": (1024, 24, 16, 4.0),
     "huge": (1280, 32, 16, 4.0),
-    "giant": (1408, 40, 16, 48 / 11),
+    "giant": (1408, 40, 22, 48 / 11),
 }
 
 
@@ -97,9 +97,12 @@ class VideoViT(VideoEncoder):
         depth: overrides the depth of `size`.
         width: overrides the width of `size`.
         heads: overrides the heads of `size`.
+        mlp_ratio: overrides the hidden width of `size`'s MLPs, as a multiple of the width.
         drop_path: rate of stochastic depth at the last block, rising linearly from zero.
         checkpointing: recompute activations in the backward pass to save memory.
         channels: colour channels `C`.
+        norm_eps: added to the variance in each layer-norm; V-JEPA 2 has 1e-6.
+        rotary: form of the positions; `vjepa2` for weights of V-JEPA 2, see `rotary_tables`.
 
     Raises:
         UserError: patch or tubelet do not divide the clip, or a size is below 1.
@@ -118,24 +121,29 @@ class VideoViT(VideoEncoder):
         drop_path: float = 0.0,
         checkpointing: bool = False,
         channels: int = 3,
+        mlp_ratio: float | None = None,
+        norm_eps: float = 1e-5,
+        rotary: Rotary = "paired",
     ) -> None:
         super().__init__()
         _positive(depth=depth, width=width, heads=heads)
         self.config = {"class": "VideoViT", "size": size, "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "depth": depth, "width": width}
         self.config |= {"heads": heads, "drop_path": drop_path, "channels": channels}
-        named_width, named_depth, named_heads, mlp_ratio = SIZES[size]
+        self.config |= {"mlp_ratio": mlp_ratio, "norm_eps": norm_eps, "rotary": rotary}
+        named_width, named_depth, named_heads, named_ratio = SIZES[size]
         self.width, depth = width or named_width, depth or named_depth
         self.frames, self.image, self.patch, self.tubelet = frames, image, patch, tubelet
         self.grid = token_grid(frames, image, tubelet, patch)
-        self.heads = heads or named_heads
-        self.checkpointing = checkpointing
+        self.heads, self.mlp_ratio = heads or named_heads, mlp_ratio or named_ratio
+        self.norm_eps, self.rotary, self.checkpointing = norm_eps, rotary, checkpointing
         self.embed = nn.Linear(channels * tubelet * patch * patch, self.width)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(self.width, self.heads, mlp_ratio, drop_path=rate) for rate in rates
+            Block(self.width, self.heads, self.mlp_ratio, drop_path=rate, norm_eps=norm_eps)
+            for rate in rates
         )
-        self.norm = nn.LayerNorm(self.width)
+        self.norm = nn.LayerNorm(self.width, norm_eps)
         self.apply(init_weights)
         rescale_residuals(self.blocks)
 
@@ -157,7 +165,7 @@ class VideoViT(VideoEncoder):
         positions = grid_positions(self.grid, clip.device)  # N 3
         if keep is not None:
             pixels, positions = gather_tokens(pixels, keep), positions[keep]
-        tables = rotary_tables(positions, self.width // self.heads)
+        tables = rotary_tables(positions, self.width // self.heads, self.rotary)
         x = run_blocks(self.blocks, self.embed(pixels), tables, checkpointing=self.checkpointing)
         out: Tensor = self.norm(x)
         return out

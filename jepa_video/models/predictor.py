@@ -5,11 +5,13 @@ Shapes: context `B K D`, target positions `B M`, latent `B L Z`, prediction `B M
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from .blocks import Block, init_weights, rescale_residuals, run_blocks
-from .rope import Grid, grid_positions, rotary_tables
+from .rope import Grid, Rotary, grid_positions, rotary_tables
 
 
 class MaskedPredictor(nn.Module):
@@ -26,6 +28,12 @@ class MaskedPredictor(nn.Module):
         depth: blocks.
         heads: attention heads.
         checkpointing: recompute activations in the backward pass to save memory.
+        mlp_ratio: hidden width of the MLPs as a multiple of `hidden`.
+        norm_eps: added to the variance in each layer-norm; V-JEPA 2 has 1e-6.
+        rotary: form of the positions, see `rotary_tables`.
+
+    Attributes:
+        config: plain values that rebuild the predictor.
     """
 
     def __init__(
@@ -37,15 +45,29 @@ class MaskedPredictor(nn.Module):
         depth: int = 2,
         heads: int = 2,
         checkpointing: bool = False,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-5,
+        rotary: Rotary = "paired",
     ) -> None:
         super().__init__()
+        self.config: dict[str, Any] = {
+            "width": width,
+            "grid": list(grid),
+            "latent_width": latent_width,
+        }
+        self.config |= {"hidden": hidden, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
+        self.config |= {"norm_eps": norm_eps, "rotary": rotary}
+        self.rotary = rotary
         self.grid, self.heads, self.hidden, self.checkpointing = grid, heads, hidden, checkpointing
         self.enter = nn.Linear(width, hidden)
         self.mask_token = nn.Parameter(torch.zeros(hidden))
         condition = hidden if latent_width else 0
         self.latent_enter = nn.Linear(latent_width, hidden) if latent_width else None
-        self.blocks = nn.ModuleList(Block(hidden, heads, condition=condition) for _ in range(depth))
-        self.norm = nn.LayerNorm(hidden)
+        self.blocks = nn.ModuleList(
+            Block(hidden, heads, mlp_ratio, condition=condition, norm_eps=norm_eps)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(hidden, norm_eps)
         self.leave = nn.Linear(hidden, width)
         self.apply(init_weights)
         rescale_residuals(self.blocks)
@@ -58,7 +80,7 @@ class MaskedPredictor(nn.Module):
         positions = grid_positions(self.grid, s_x.device)[torch.cat((context, target), dim=1)]
         masked = self.mask_token.expand(*target.shape, -1)
         x = torch.cat((self.enter(s_x), masked.to(s_x.dtype)), dim=1)
-        tables = rotary_tables(positions, self.hidden // self.heads)
+        tables = rotary_tables(positions, self.hidden // self.heads, self.rotary)
         condition = None
         if self.latent_enter is not None:
             if z is None:
