@@ -267,9 +267,10 @@ class VideoJEPA(L.LightningModule):
     # What a checkpoint needs beside the weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The counter of the random draws, and what rebuilds the encoder."""
+        """The counter of the random draws, and what rebuilds encoder and predictor."""
         checkpoint["video_jepa"] = {"draws": self.draws}
         checkpoint["encoder_config"] = self.encoder.config
+        checkpoint["predictor_config"] = self.predictor.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counter."""
