@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
+from jepa_video.data.masks import MultiBlock, PastToFuture
+from jepa_video.errors import UserError
+from jepa_video.models.encoder import VideoViT
 from jepa_video.models.predictor import MaskedPredictor
 from jepa_video.models.rope import Grid
 from jepa_video.training.rollout import foresee, rollout
+from jepa_video.training.video_jepa import VideoJEPA
 
 
 class LinearWorld:
@@ -103,3 +109,25 @@ def test_windows_that_do_not_fit_are_refused() -> None:
             rollout(model, states, window=window)
     with pytest.raises(ValueError, match="cannot hold 2 and 3 more"):
         foresee(model, states, steps=3)
+
+
+def module(**settings: object) -> VideoJEPA:
+    torch.manual_seed(0)
+    encoder = partial(VideoViT, width=24, depth=1, heads=2, frames=8, image=16, patch=8)
+    return VideoJEPA(encoder, partial(MaskedPredictor, hidden=16), **settings)  # type: ignore[arg-type]
+
+
+def test_the_module_rolls_out_what_it_also_tells_in_parallel() -> None:
+    """Three slots of past leave one to tell: then the two settings are the same prediction."""
+    video = torch.randint(256, (3, 8, 3, 16, 16), dtype=torch.uint8)
+    one = partial(PastToFuture, past=0.75)
+    parallel, rolled = module(masks=one), module(masks=one, prediction="rollout")
+    torch.testing.assert_close(rolled.energies(video), parallel.energies(video))
+    two = module(prediction="rollout")
+    assert not torch.allclose(two.energies(video)[0], module().energies(video)[0])
+
+
+def test_a_rollout_needs_a_whole_past() -> None:
+    for masks in (MultiBlock, partial(PastToFuture, hide=0.5)):
+        with pytest.raises(UserError, match="PastToFuture with hide 0"):
+            module(masks=masks, prediction="rollout")
