@@ -296,7 +296,7 @@ def token_energies(module: VideoJEPA, clip: Tensor, shift: int) -> Tensor:
             s_x = module.encoder(clip, mask.context)
             y = module.normalised(gather_tokens(s_y, mask.target))
             z = module.latent.posterior(s_x, y, generator(module.seed, LATENT, draw))
-            y_hat = module.predictor(s_x, mask.context, mask.target, z.z)
+            y_hat = module.predict(s_x, mask, z.z)
             energy = distance(module.distance)(y_hat, y).float()  # B M
             total.scatter_add_(1, mask.target, energy)
             count.scatter_add_(1, mask.target, torch.ones_like(energy))

@@ -33,6 +33,7 @@ from ..models.latent import Latent, NoLatent
 from ..models.predictor import MaskedPredictor
 from ..models.rope import Grid
 from ..randomness import AUGMENT, LATENT, MASK, generator
+from .rollout import rollout
 from .schedules import cosine, warmup_cosine
 from .target import ema_update, frozen_copy
 
@@ -50,6 +51,9 @@ class VideoJEPA(L.LightningModule):
         augment: makes the augmentation of the batch.
         target: `ema` follows the encoder without gradient; `shared` is the encoder itself, with
             gradient on both branches.
+        prediction: `parallel` tells all targets at once; `rollout` tells the future one time slot
+            after the other, each from what was told before (the multi-step loss), and takes
+            `masks=PastToFuture` that hides nothing of the past.
         distance: `D` between prediction and target tokens.
         normalise_target: `layer` norms each target token over its width (V-JEPA), `instance` each
             channel over the tokens of its clip (data2vec, Baevski et al. 2022, section 3.3): what
@@ -77,6 +81,7 @@ class VideoJEPA(L.LightningModule):
         masks: Callable[[], MaskSampler] = PastToFuture,
         augment: Callable[[], Augment] = Augment,
         target: Literal["ema", "shared"] = "ema",
+        prediction: Literal["parallel", "rollout"] = "parallel",
         distance: Distance = "l1",
         normalise_target: Literal["layer", "instance", "none"] = "layer",
         regularize: Sequence[Literal["tokens", "clips"]] = ("tokens", "clips"),
@@ -103,6 +108,9 @@ class VideoJEPA(L.LightningModule):
         idle = isinstance(self.regularizer, NoRegularizer)
         self.expander = Expander(self.encoder.width) if idle else expander(self.encoder.width)
         self.masks, self.augment = masks(), augment()
+        self.rolled_out = prediction == "rollout"
+        if self.rolled_out and getattr(self.masks, "hide", 1.0) > 0:
+            raise UserError("model.prediction rollout needs model.masks PastToFuture with hide 0")
         self.shared, self.regularize = target == "shared", regularize
         self.distance, self.normalise_target = distance, normalise_target
         self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas
@@ -121,7 +129,7 @@ class VideoJEPA(L.LightningModule):
             s_x = self.encoder(clip, mask.context)  # B K D
             y = self.normalised(gather_tokens(s_y, mask.target))  # B M D
             z = self.latent.posterior(s_x, y, self.generator(LATENT))
-            y_hat = self.predictor(s_x, mask.context, mask.target, z.z)  # B M D
+            y_hat = self.predict(s_x, mask, z.z)  # B M D
             energy = self.energy(y_hat, y)  # B
             parts.append({"energy": energy, **z.terms, **self.regularization(s_x, s_y)})
         terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
@@ -153,6 +161,15 @@ class VideoJEPA(L.LightningModule):
         if self.normalise_target == "instance":
             return F.instance_norm(y.transpose(1, 2)).transpose(1, 2)
         return F.layer_norm(y, y.shape[-1:]) if self.normalise_target == "layer" else y
+
+    def predict(self, s_x: Tensor, mask: MaskGroup, z: Tensor | None) -> Tensor:
+        """Target tokens `B M D` from those of the context `B K D`, in parallel or rolled out."""
+        if not self.rolled_out:
+            told: Tensor = self.predictor(s_x, mask.context, mask.target, z)
+            return told
+        slots, height, width = self.encoder.grid
+        past = s_x.unflatten(1, (-1, height * width))  # B T P D
+        return rollout(self.predictor, past, z, slots - past.shape[1]).flatten(1, 2)
 
     def energy(self, y_hat: Tensor, y: Tensor) -> Tensor:
         """`E = D(y_hat, y)`, mean over tokens: `B M D` twice to `B`."""
@@ -194,7 +211,7 @@ class VideoJEPA(L.LightningModule):
             for i, other in enumerate((s_y, s_y.roll(1, dims=0))):
                 y = self.normalised(gather_tokens(other, mask.target))
                 z = self.latent.posterior(s_x, y, generator(self.seed, LATENT, draw))
-                y_hat = self.predictor(s_x, mask.context, mask.target, z.z)
+                y_hat = self.predict(s_x, mask, z.z)
                 totals[i] += self.energy(y_hat, y) / len(masks)
         return totals[0], totals[1]
 
