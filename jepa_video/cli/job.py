@@ -76,13 +76,17 @@ class Job:
     def _enough(self) -> None:
         """A variance needs two: one clip a batch has none of clips' means."""
         clips = min(self.data.batch_size, len(self.data.clips("train")))
-        idle = isinstance(self.module.regularizer, NoRegularizer)
-        if clips < 2 and "clips" in self.module.regularize and not idle and self.alone:
+        if clips < 2 and self._compares_clips():
             raise UserError(
                 f"{self.data.root} gives batches of one clip, and the regulariser of clips needs "
                 "two: give more training videos, a larger data.batch_size, or "
                 "--model.regularize '[tokens]'"
             )
+
+    def _compares_clips(self) -> bool:
+        """Whether a batch of this process must hold two clips for all terms of the loss."""
+        idle = isinstance(self.module.regularizer, NoRegularizer)
+        return "clips" in self.module.regularize and not idle and self.alone
 
     def run(self, run: Run, resume_from: Path | None, stops: StopRequests, started: float) -> None:
         """Train, evaluate and show.
@@ -161,7 +165,13 @@ class Job:
             "data_wait": wait,
             "videos": len(self.data.clips("train").paths),
             "unreadable": len(self.data.unreadable),
+            "lone_batches": parts.health.lone if self._compares_clips() else 0,
         }
+        if facts["lone_batches"]:
+            self.screen.print(
+                f"{facts['lone_batches']} batches had one readable clip: they were trained on "
+                "without the regulariser of clips, which needs two"
+            )
         device = parts.trainer.strategy.root_device
         probe, held_out = self.made.probe, parts.held_out
         summary = conclude(parts.run, self.module, self.data, held_out, facts, probe, device)

@@ -121,6 +121,7 @@ class DataHealth(Callback):
         self.run, self.unreadable, self.every_n_steps = run, unreadable, every_n_steps
         self.table = CsvTable(run.timings)
         self.clips = self.seconds = self.waited = 0.0  # over the whole run
+        self.lone = 0  # batches of which one clip could be read
         self._row = self._window = (0.0, 0.0, 0.0)  # where the row, and the last seconds, began
         self._windows: list[tuple[float, float, float]] = []
         self._mark = 0.0
@@ -137,6 +138,7 @@ class DataHealth(Callback):
     ) -> None:
         """The wait is over."""
         now = time.monotonic()
+        self.lone += len(batch["video"]) == 1  # here: a checkpoint of this step has counted it
         self.waited += now - self._mark
         self.seconds += now - self._mark
         self._mark = now
@@ -203,12 +205,13 @@ class DataHealth(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Totals, so that a resumed run reports on the whole of it."""
-        return {"clips": self.clips, "seconds": self.seconds, "waited": self.waited}
+        totals = {"clips": self.clips, "seconds": self.seconds, "waited": self.waited}
+        return {**totals, "lone": self.lone}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.clips, self.seconds = state_dict["clips"], state_dict["seconds"]
-        self.waited = state_dict["waited"]
+        self.waited, self.lone = state_dict["waited"], state_dict.get("lone", 0)
 
 
 def _rates(

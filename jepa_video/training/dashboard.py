@@ -192,7 +192,7 @@ class OnlineProbe(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One step of the probe on this batch; now and then the held-out score."""
-        if not self.on or len(batch["video"]) < 2:
+        if not self.on:
             return
         if batch_idx % self.learn_every == 0:
             with undisturbed(trainer, pl_module):
@@ -204,6 +204,8 @@ class OnlineProbe(Callback):
     def _learn(self, features: Tensor, labels: Tensor) -> None:
         """A step on `features` (`B D`) and `labels` (`B L`, -1 for none)."""
         assert self._heads is not None and self._optimizer is not None
+        # A clip alone has no spread to be normed by. All ranks take part: the gradients are summed.
+        self._heads[0].train(len(features) > 1)
         self._features = torch.cat((self._features, F.normalize(features, dim=1)))[-self.memory :]
         self._labels = torch.cat((self._labels, labels.to(features.device)))[-self.memory :]
         with torch.enable_grad():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..data.masks import MaskGroup, MaskSampler, PastToFuture
 from ..data.transforms import Augment, centre
-from ..distributed import rank
+from ..distributed import rank, world_size
 from ..energies.distances import Distance, distance
 from ..energies.regularizers import NoRegularizer, Regularizer, VCReg
 from ..errors import UserError
@@ -176,12 +176,19 @@ class VideoJEPA(L.LightningModule):
         return distance(self.distance)(y_hat, y).mean(dim=1)
 
     def regularization(self, s_x: Tensor, s_y: Tensor) -> dict[str, Tensor]:
-        """Weighted terms against collapse, of each branch that has a gradient, by name."""
+        """Weighted terms against collapse, of each branch that has a gradient, by name.
+
+        Files that fail while they are read can leave a batch of one clip, which has no spread over
+        clips: that level counts 0 in the step, and `DataHealth` counts the batch.
+        """
         terms: dict[str, Tensor] = {}
         for level in self.regularize:
+            lone = level == "clips" and len(s_x) == 1 and world_size() == 1
+            pooled = level == "clips" and not lone
             for s in (s_x, s_y) if self.shared else (s_x,):
-                v = self.expander(s.mean(dim=1) if level == "clips" else s.flatten(0, 1))
+                v = self.expander(s.mean(dim=1) if pooled else s.flatten(0, 1))
                 for name, value in self.regularizer(v).items():
+                    value = torch.zeros_like(value) if lone else value  # the log wants its name
                     key = f"reg/{level}/{name}"
                     terms[key] = terms[key] + value if key in terms else value
         return terms
