@@ -176,6 +176,7 @@ def test_the_shares_of_visible_tokens_are_those_of_the_masks():
         *(("encoder", name) for name in ("VideoViT", "TimmEncoder")),
         *(("masks", name) for name in ("PastToFuture", "MultiBlock", "Mixture")),
         *(("regularizer", name) for name in ("VCReg", "VICReg", "SIGReg", "NoRegularizer")),
+        *(("contrast", name) for name in ("NoContrast", "Hinge", "InfoNCE")),
         *(("latent", name) for name in ("NoLatent", "GaussianLatent")),
     ],
 )

@@ -39,6 +39,14 @@ class Contrastive(nn.Module):
         raise NotImplementedError
 
 
+class NoContrast(Contrastive):
+    """Pushes nothing up: what keeps the energy from being flat must be elsewhere."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """No terms."""
+        return {}
+
+
 def _global_mean(values: Tensor) -> Tensor:
     """Mean of `[N]` over the entries of all ranks, differentiable; `[]`."""
     packed = all_sum(torch.stack([values.sum(), values.new_full((), values.numel())]))

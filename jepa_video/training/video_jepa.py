@@ -23,6 +23,7 @@ from torch import Tensor
 from ..data.masks import MaskGroup, MaskSampler, PastToFuture
 from ..data.transforms import Augment, centre
 from ..distributed import rank, world_size
+from ..energies.contrastive import Contrastive, NoContrast
 from ..energies.distances import Distance, distance
 from ..energies.regularizers import NoRegularizer, Regularizer, VCReg
 from ..errors import UserError
@@ -47,10 +48,12 @@ class VideoJEPA(L.LightningModule):
         latent: makes the latent from the width of the tokens.
         expander: makes the expander in front of the regulariser.
         regularizer: makes the term that keeps the representation from collapse.
+        contrast: makes the term that pushes the energy up at the other clips' targets; it acts on
+            mean tokens of prediction and target.
         masks: makes the sampler of context and target.
         augment: makes the augmentation of the batch.
-        target: `ema` follows the encoder without gradient; `shared` is the encoder itself, with
-            gradient on both branches.
+        target: `ema` follows the encoder without gradient; `shared` is the encoder itself, and
+            `separate` an encoder with weights of its own, both with gradient on both branches.
         prediction: `parallel` tells all targets at once; `rollout` tells the future one time slot
             after the other, each from what was told before (the multi-step loss), and takes
             `masks=PastToFuture` that hides nothing of the past.
@@ -78,9 +81,10 @@ class VideoJEPA(L.LightningModule):
         latent: Callable[[int], Latent] = NoLatent,
         expander: Callable[[int], Expander] = Expander,
         regularizer: Callable[[], Regularizer] = VCReg,
+        contrast: Callable[[], Contrastive] = NoContrast,
         masks: Callable[[], MaskSampler] = PastToFuture,
         augment: Callable[[], Augment] = Augment,
-        target: Literal["ema", "shared"] = "ema",
+        target: Literal["ema", "shared", "separate"] = "ema",
         prediction: Literal["parallel", "rollout"] = "parallel",
         distance: Distance = "l1",
         normalise_target: Literal["layer", "instance", "none"] = "layer",
@@ -100,10 +104,13 @@ class VideoJEPA(L.LightningModule):
             names = ", ".join(torch._dynamo.list_backends())
             raise UserError(f"model.compile: there is no backend {compile!r}; there are {names}")
         self.encoder = encoder()
-        self.target = frozen_copy(self.encoder) if target == "ema" else self.encoder
+        self.ema = target == "ema"
+        self.target = frozen_copy(self.encoder) if self.ema else self.encoder
+        if target == "separate":
+            self.target = encoder()
         self.latent = latent(self.encoder.width)
         self.predictor = predictor(self.encoder.width, self.encoder.grid, self.latent.dim)
-        self.regularizer = regularizer()
+        self.regularizer, self.contrast = regularizer(), contrast()
         # Without a regulariser the expander would be parameters that no gradient reaches.
         idle = isinstance(self.regularizer, NoRegularizer)
         self.expander = Expander(self.encoder.width) if idle else expander(self.encoder.width)
@@ -111,7 +118,7 @@ class VideoJEPA(L.LightningModule):
         self.rolled_out = prediction == "rollout"
         if self.rolled_out and getattr(self.masks, "hide", 1.0) > 0:
             raise UserError("model.prediction rollout needs model.masks PastToFuture with hide 0")
-        self.shared, self.regularize = target == "shared", regularize
+        self.regularize = regularize
         self.distance, self.normalise_target = distance, normalise_target
         self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas
         self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
@@ -131,7 +138,8 @@ class VideoJEPA(L.LightningModule):
             z = self.latent.posterior(s_x, y, self.generator(LATENT))
             y_hat = self.predict(s_x, mask, z.z)  # B M D
             energy = self.energy(y_hat, y)  # B
-            parts.append({"energy": energy, **z.terms, **self.regularization(s_x, s_y)})
+            against = self.regularization(s_x, s_y) | self.contrast(y_hat.mean(1), y.mean(1))
+            parts.append({"energy": energy, **z.terms, **against})
         terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         loss = torch.stack([value.mean() for value in terms.values()]).sum()
         self.log_dict({"loss": loss.detach(), **{k: v.detach().mean() for k, v in terms.items()}})
@@ -151,8 +159,8 @@ class VideoJEPA(L.LightningModule):
         return generator(self.seed, stream, rank(), self.draws)
 
     def target_tokens(self, clip: Tensor) -> Tensor:
-        """`s_y` of the whole clip, `B N D`; with gradient only where the target is the encoder."""
-        with torch.set_grad_enabled(self.shared and torch.is_grad_enabled()):
+        """`s_y` of the whole clip, `B N D`; without gradient where it is the EMA's."""
+        with torch.set_grad_enabled(not self.ema and torch.is_grad_enabled()):
             tokens: Tensor = self.target(clip)
         return tokens
 
@@ -185,7 +193,7 @@ class VideoJEPA(L.LightningModule):
         for level in self.regularize:
             lone = level == "clips" and len(s_x) == 1 and world_size() == 1
             pooled = level == "clips" and not lone
-            for s in (s_x, s_y) if self.shared else (s_x,):
+            for s in (s_x,) if self.ema else (s_x, s_y):
                 v = self.expander(s.mean(dim=1) if pooled else s.flatten(0, 1))
                 for name, value in self.regularizer(v).items():
                     value = torch.zeros_like(value) if lone else value  # the log wants its name
@@ -277,14 +285,14 @@ class VideoJEPA(L.LightningModule):
         Callbacks save in their `on_train_batch_end`, which runs before the module's own.
         """
         super().optimizer_step(*args, **kwargs)
-        if not self.shared:
+        if self.ema:
             momentum = cosine(self.global_step + 1, self.total_steps(), *self.momentum)
             ema_update(self.target, self.encoder, momentum)
 
     def train(self, mode: bool = True) -> VideoJEPA:
         """The EMA target stays in evaluation mode (no stochastic depth)."""
         super().train(mode)
-        if not self.shared:
+        if self.ema:
             self.target.eval()
         return self
 

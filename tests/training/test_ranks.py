@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jepa_video.data.transforms import Augment
+from jepa_video.energies.contrastive import Hinge, InfoNCE, NoContrast
 from jepa_video.energies.regularizers import NoRegularizer, SIGReg, VCReg, VICReg
 from jepa_video.models.encoder import VideoViT
 from jepa_video.models.expander import Expander
@@ -15,21 +16,27 @@ from jepa_video.models.predictor import MaskedPredictor
 from jepa_video.training.video_jepa import VideoJEPA
 from tests.ranks import run_ranks
 
+TARGETS = ("ema", "shared", "separate")
 CASES = {
-    f"{regularizer.__name__}, {target}": (regularizer, target)
+    f"{regularizer.__name__}, {target}": (regularizer, NoContrast, target)
     for regularizer in (NoRegularizer, VCReg, VICReg, SIGReg)
-    for target in ("ema", "shared")
+    for target in TARGETS
+} | {
+    f"{contrast.__name__}, {target}": (NoRegularizer, contrast, target)
+    for contrast in (Hinge, InfoNCE)
+    for target in TARGETS
 }
 
 
 def gradients(case: str, rows: slice) -> dict[str, Tensor]:
-    regularizer, target = CASES[case]
+    regularizer, contrast, target = CASES[case]
     torch.manual_seed(0)
     module = VideoJEPA(
         partial(VideoViT, width=24, depth=1, heads=2, frames=4, image=16, patch=4),
         partial(MaskedPredictor, hidden=16, depth=1),
         expander=partial(Expander, hidden=12),
         regularizer=regularizer,
+        contrast=contrast,
         augment=partial(Augment, (1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0),
         target=target,
     )

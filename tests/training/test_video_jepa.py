@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from jepa_video.data.masks import MultiBlock, PastToFuture
 from jepa_video.data.transforms import Augment, centre
+from jepa_video.energies.contrastive import Hinge, InfoNCE, NoContrast
 from jepa_video.energies.regularizers import NoRegularizer, SIGReg, VCReg, VICReg
 from jepa_video.models.encoder import VideoViT
 from jepa_video.models.expander import Expander
@@ -82,12 +83,37 @@ def test_gradient_reaches_the_target_only_where_it_is_shared():
     assert not torch.allclose(one, other, rtol=1e-2)
 
 
-@pytest.mark.parametrize("target", ["ema", "shared"])
+def test_separate_encoders_both_learn_and_are_both_regularised():
+    module = jepa(target="separate", regularizer=partial(VCReg, 1.0, 0.0), regularize=("tokens",))
+    assert module.target is not module.encoder
+    assert not torch.equal(module.target.embed.weight, module.encoder.embed.weight)
+    out = step(module)
+    tokens = [out[name].reshape(-1, 24) for name in ("s_x", "s_y")]
+    hinges = [torch.relu(1 - (s.var(0) + 1e-4).sqrt()).mean() for s in tokens]
+    torch.testing.assert_close(module.logged["reg/tokens/variance"], sum(hinges))
+    out["loss"].backward()
+    assert all(float(p.grad.abs().sum()) > 0 for p in module.target.blocks.parameters())
+
+
+@pytest.mark.parametrize("contrast", [Hinge, InfoNCE])
+def test_contrast_acts_on_the_mean_tokens_of_prediction_and_target(contrast):
+    module = jepa(regularizer=NoRegularizer, contrast=contrast, target="shared")
+    out = step(module)
+    clip = centre(videos(), 16)
+    context, future = torch.arange(16).expand(6, -1), torch.arange(16, 32).expand(6, -1)
+    y = F.layer_norm(module.encoder(clip)[:, 16:], (24,))
+    y_hat = module.predictor(module.encoder(clip, context), context, future)
+    push = contrast()(y_hat.mean(1), y.mean(1))["contrastive"]
+    torch.testing.assert_close(out["loss"], (y_hat - y).abs().mean() + push)
+
+
+@pytest.mark.parametrize("target", ["ema", "shared", "separate"])
 @pytest.mark.parametrize("regularizer", [NoRegularizer, VCReg, VICReg, SIGReg])
 @pytest.mark.parametrize("latent", [None, GaussianLatent])
-def test_every_parameter_that_trains_gets_a_gradient(target, regularizer, latent):
+@pytest.mark.parametrize("contrast", [NoContrast, Hinge])
+def test_every_parameter_that_trains_gets_a_gradient(target, regularizer, latent, contrast):
     """What DDP demands without `find_unused_parameters`."""
-    options = {} if latent is None else {"latent": latent}
+    options = {"contrast": contrast} if latent is None else {"contrast": contrast, "latent": latent}
     module = jepa(
         target=target, regularizer=regularizer, expander=partial(Expander, hidden=12), **options
     )
