@@ -65,8 +65,16 @@ class Schedules(Callback):
     ) -> None:
         """Log into the row of this step."""
         if step_is_done(trainer, batch_idx) and trainer.global_step % log_interval(trainer) == 0:
-            decay = trainer.optimizers[0].param_groups[0]["weight_decay"]
-            log_everywhere(trainer, {"lr": self._rate, "weight_decay": decay})
+            self._log(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last step has a row whatever the interval."""
+        if trainer.global_step % log_interval(trainer):
+            self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        decay = trainer.optimizers[0].param_groups[0]["weight_decay"]
+        log_everywhere(trainer, {"lr": self._rate, "weight_decay": decay})
 
 
 class HeldOut:

@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ class Checkpointer(Callback):
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._between_steps = self._owed = False
+        self._epoch = 0  # of the last batch; at the end Lightning has moved on
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the tables back to where this run starts from, and start to hear requests."""
@@ -126,6 +128,7 @@ class Checkpointer(Callback):
         have taken from the generators on the way.
         """
         self._between_steps = False
+        self._epoch = trainer.current_epoch
         torch.manual_seed(seed_of(self.seed, STEP, rank(), trainer.global_step, batch_idx))
 
     def on_train_batch_end(
@@ -151,7 +154,9 @@ class Checkpointer(Callback):
                 raise RunStopped(code)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The end has a checkpoint too, whatever ended the training."""
+        """The end has a row and a checkpoint too, whatever ended the training."""
+        if trainer.global_step % log_interval(trainer):
+            self._log_row(trainer, trainer.callback_metrics)
         if trainer.global_step != self._saved_step:
             self.save(trainer)
         self.stops.training = False
@@ -202,12 +207,15 @@ class Checkpointer(Callback):
 
     def _close_rows(self, trainer: Trainer) -> None:
         """Log the row of this step now: Lightning would do it after the checkpoint is written."""
-        if trainer.is_global_zero and trainer.global_step % log_interval(trainer) == 0:
-            metrics = trainer._logger_connector.metrics["log"]
-            values = {name: float(value) for name, value in metrics.items()}
-            log_everywhere(trainer, values | {"epoch": float(trainer.current_epoch)})
+        if trainer.global_step % log_interval(trainer) == 0:
+            self._log_row(trainer, trainer._logger_connector.metrics["log"])
         for table in self.tables:
             table.flush()
+
+    def _log_row(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        if trainer.is_global_zero:
+            values = {name: float(value) for name, value in metrics.items()}
+            log_everywhere(trainer, values | {"epoch": float(self._epoch)})
 
     def _prune(self) -> None:
         for path in checkpoints_of(self.run)[self.keep :]:

@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from jepa_video.training.callbacks import Batch, DataHealth, HeldOut, Schedules, undisturbed
+from jepa_video.training.checkpoints import Checkpointer
 from jepa_video.training.dashboard import CollapseDashboard, OnlineProbe, spread_sample, vitals
 from jepa_video.training.logs import CsvLog, read_metrics
 from jepa_video.training.run import Run, create_run
@@ -188,3 +190,31 @@ def test_neighbours_vote_under_bf16() -> None:
     probe._labels = torch.tensor([[0], [0], [1], [1]])
     with torch.autocast("cpu", torch.bfloat16):
         assert probe._votes(probe._features).flatten().tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 5}, {"max_epochs": 1}, {"max_steps": 14}])
+def test_the_last_step_has_a_row_whatever_the_interval(
+    length: dict[str, int], tmp_path: Path
+) -> None:
+    """The row is the one that a run which logs every step writes, shorter than an interval too."""
+    rows = []
+    for interval in (1, 10):
+        run = create_run(tmp_path, f"every-{interval}")
+        log = CsvLog(run.metrics)
+        torch.manual_seed(0)
+        trainer = L.Trainer(
+            accelerator="cpu",
+            logger=log,
+            log_every_n_steps=interval,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[Schedules(), Checkpointer(run, (log.table,), every_n_steps=0)],
+            **length,
+        )
+        trainer.fit(tiny_module(), TinyData())
+        rows.append(list(csv.DictReader(run.metrics.open())))
+    every, tens = rows
+    wanted = [row for row in every if int(row["step"]) % 10 == 0 or row is every[-1]]
+    assert tens == wanted and "lr" in tens[-1] and "loss" in tens[-1]
