@@ -18,7 +18,7 @@ from jepa_video.data.loader import ClipLoader
 from jepa_video.data.manifest import Listing, classes_of, read_source
 from jepa_video.data.sampler import ClipSampler
 from jepa_video.data.split import held_out, standard_splits
-from jepa_video.data.synthetic import ensure_synthetic
+from jepa_video.data.synthetic import SyntheticSettings, ensure_synthetic
 from jepa_video.errors import UserError
 
 Split = Literal["train", "val"]
@@ -50,6 +50,7 @@ class VideoDataModule(LightningDataModule):
         val_fraction: the part that is held out where the source has no split of its own.
         seed: of the order and of the clips' starts.
         timeout: seconds that one file may take to be read.
+        synthetic: what the embedded set shows, where `root` is `synthetic`.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class VideoDataModule(LightningDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
         timeout: float = 30.0,
+        synthetic: SyntheticSettings = SyntheticSettings(),
     ) -> None:
         super().__init__()
+        self.synthetic = synthetic
         self.root, self.train, self.val, self.weights = root, train, val, weights
         self.labels, self.batch_size, self.workers = labels, batch_size, workers
         self.cache_mb = cache_mb
@@ -230,7 +233,7 @@ class VideoDataModule(LightningDataModule):
     def _embedded(self) -> Path:
         """The folder of the embedded set; writing it takes most of a minute, and says so."""
         with _Notice("the embedded set into the cache", "writing") as notice:
-            return ensure_synthetic(progress=notice)
+            return ensure_synthetic(self.synthetic, progress=notice)
 
     def _source(self, source: str) -> Listing:
         """A source as given, or below `root`."""

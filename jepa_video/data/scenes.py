@@ -53,6 +53,9 @@ class SyntheticSettings:
         fork_ways: 2 (45 degrees left or right) or 4 (45 or 90 degrees to either side).
         events: the events that occur, of `EVENTS`, in turn; one named twice occurs twice as often.
         numbers: how many shapes there may be, of `NUMBERS`.
+        directions: the headings that occur, of `DIRECTIONS`.
+        speeds: the speeds that occur, of `SPEEDS`.
+        turn: range of the time of the event, as shares of the video.
         contrast: range of the distance in colour (0..1) between a shape and the mean background.
         texture: standard deviation of the background texture (0..1).
         lighter: share of the things that are lighter than the background; the rest is darker.
@@ -71,6 +74,9 @@ class SyntheticSettings:
     fork_ways: int = 2
     events: tuple[str, ...] = ("cruise", "occlusion", "cruise", "bounce", "cruise", "fork")
     numbers: tuple[str, ...] = ("two", "three", "four")
+    directions: tuple[str, ...] = DIRECTIONS
+    speeds: tuple[str, ...] = tuple(SPEEDS)
+    turn: tuple[float, float] = (13 / 23, 17 / 23)  # the middle clip sees more before than after
     contrast: tuple[float, float] = (0.35, 0.6)
     texture: float = 0.04
     radius: tuple[float, float] = (8.0, 10.0)
@@ -83,10 +89,13 @@ class SyntheticSettings:
     def __post_init__(self) -> None:
         if self.fork_ways not in FORKS:
             raise UserError(f"fork_ways must be 2 or 4, got {self.fork_ways}")
-        if not self.events or set(self.events) - set(EVENTS):
-            raise UserError(f"events must be some of {', '.join(EVENTS)}, got {self.events}")
-        if not self.numbers or set(self.numbers) - set(NUMBERS):
-            raise UserError(f"numbers must be some of {', '.join(NUMBERS)}, got {self.numbers}")
+        known = {"events": EVENTS, "numbers": NUMBERS, "directions": DIRECTIONS, "speeds": SPEEDS}
+        for name, names in known.items():
+            asked = getattr(self, name)
+            if not asked or set(asked) - set(names):
+                raise UserError(f"{name} must be some of {', '.join(names)}, got {asked}")
+        if not 0 <= self.turn[0] <= self.turn[1] <= 1:
+            raise UserError(f"turn must be two rising shares of the video, got {self.turn}")
         if self.frames < 8 or self.size < 16 or self.size % 2:
             raise UserError(
                 "a synthetic video has at least 8 frames and an even size of at least 16 pixels, "
@@ -102,12 +111,12 @@ class SyntheticSettings:
 def draw_labels(settings: SyntheticSettings, split: str) -> list[Labels]:
     """The factors of every video of `split`, crossed and balanced so that none predicts another.
 
-    Every 24 videos hold each direction at each speed once, every 288 each of these with each number
-    and shape once, and a cell meets all events before one comes again. The order is shuffled.
+    By default every 24 videos hold each direction at each speed once, every 288 each of these with
+    each number and shape once, and a cell meets all events before one comes again. The order is shuffled.
     """
     rng = np.random.default_rng([settings.seed, SPLITS[split], 0])
     count = settings.videos_train if split == "train" else settings.videos_val
-    pairs = [(d, s) for d in DIRECTIONS for s in SPEEDS]
+    pairs = [(d, s) for d in settings.directions for s in settings.speeds]
     looks = [(n, s) for n in settings.numbers for s in SHAPES]
     order = {pair: rng.permutation(len(looks)) for pair in pairs}
     first_event = rng.permutation(len(pairs) * len(looks))
@@ -210,7 +219,7 @@ def _actors(
     angle = np.deg2rad(45 * DIRECTIONS.index(labels["direction"]))
     angle += np.deg2rad(rng.uniform(-settings.jitter, settings.jitter))
     velocity = unit * SPEEDS[labels["speed"]] * _towards(angle)
-    turn_at = rng.uniform(13, 17) / 23 * (frames - 1)  # the middle clip sees more before than after
+    turn_at = rng.uniform(*settings.turn) * (frames - 1)
     radius = unit * rng.uniform(*settings.radius)
     tilt, spin, props_size = rng.uniform(-0.4, 0.4), rng.uniform(-0.08, 0.08), rng.uniform(3, 5)
     after = _after(settings, labels, velocity, tilt)

@@ -99,7 +99,7 @@ def test_labelled_videos_for_a_probe(folder: Path) -> None:
 def test_the_embedded_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SyntheticSettings(videos_train=16, videos_val=8)
     made = write_synthetic(tmp_path / "set", settings, workers=1)
-    monkeypatch.setattr(module, "ensure_synthetic", lambda **_: made)
+    monkeypatch.setattr(module, "ensure_synthetic", lambda settings, **_: made)
     data = VideoDataModule()
     (batch,) = list(data.train_dataloader())
     assert batch["video"].shape == (16, 8, 3, 40, 40)
