@@ -16,6 +16,8 @@ from typing import Final, Literal
 State = Literal["healthy", "watch", "collapsed"]
 _ORDER: Final[dict[State, int]] = {"healthy": 0, "watch": 1, "collapsed": 2}
 
+_WHOSE: Final = {"target": "targets", "context": "context", "encoder": "encoder"}
+
 MORE_VARIETY: Final = (
     "raise the weights of the variance and covariance terms, bring the momentum of the EMA target "
     "closer to 1, or lower the learning rate"
@@ -37,6 +39,8 @@ class Vitals:
         energy: of the prediction, mean.
         energy_of_mean: of predicting the mean target token whatever the context.
         loss: whatever the run minimises.
+        rank_encoder: RankMe of whole clips, for an encoder that stands alone.
+        std_encoder: spread between whole clips, as a share of the size of their features.
     """
 
     width: int
@@ -49,6 +53,8 @@ class Vitals:
     energy: float | None = None
     energy_of_mean: float | None = None
     loss: float | None = None
+    rank_encoder: float | None = None
+    std_encoder: float | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, float], width: int) -> Vitals:
@@ -58,6 +64,8 @@ class Vitals:
             "rank_target": "rankme/target",
             "std_context": "std/context",
             "std_target": "std/target",
+            "rank_encoder": "rankme/clips",
+            "std_encoder": "std/clips",
             "gap": "energy_gap",
             "gap_stderr": "energy_gap_stderr",
             "energy": "energy",
@@ -95,7 +103,7 @@ def verdict(now: Vitals, first: Vitals | None = None) -> Verdict:
     """
     checks: tuple[Callable[[Vitals, Vitals | None], Verdict | None], ...] = (
         _not_a_number,
-        *(_branch_check(branch) for branch in ("target", "context")),
+        *(_branch_check(branch) for branch in _WHOSE),
         _flat_energy,
         _no_better_than_the_mean,
     )
@@ -117,6 +125,8 @@ def _not_a_number(now: Vitals, first: Vitals | None) -> Verdict | None:
         "rank of the context": now.rank_context,
         "spread of the targets": now.std_target,
         "spread of the context": now.std_context,
+        "rank of the encoder": now.rank_encoder,
+        "spread of the encoder": now.std_encoder,
     }
     broken = [name for name, x in figures.items() if x is not None and not math.isfinite(x)]
     if not broken:
@@ -130,8 +140,8 @@ def _not_a_number(now: Vitals, first: Vitals | None) -> Verdict | None:
 
 
 def _branch_check(branch: str) -> Callable[[Vitals, Vitals | None], Verdict | None]:
-    """The check of spread and rank of one branch, `context` or `target`."""
-    whose = {"context": "context", "target": "targets"}[branch]
+    """The check of spread and rank of one branch of `_WHOSE`."""
+    whose = _WHOSE[branch]
 
     def check(now: Vitals, first: Vitals | None) -> Verdict | None:
         spread, rank = getattr(now, f"std_{branch}"), getattr(now, f"rank_{branch}")
@@ -217,6 +227,8 @@ def _good_news(now: Vitals) -> str:
     parts = []
     if now.rank_target is not None:
         parts.append(f"the targets fill {now.rank_target:.1f} of {now.width} directions")
+    if now.rank_encoder is not None:
+        parts.append(f"the features fill {now.rank_encoder:.1f} of {now.width} directions")
     if now.sureness is not None:
         parts.append(
             f"the energy tells true from shuffled pairs by {now.sureness:.1f} standard errors"

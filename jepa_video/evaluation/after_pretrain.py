@@ -13,14 +13,15 @@ from rich.table import Table
 
 from ..data.datamodule import VideoDataModule
 from ..energies.health import verdict
-from ..energies.metrics import energy_gap, rankme
+from ..energies.metrics import rankme
 from ..errors import UserError
 from ..interop.weights import save_encoder
 from ..training.callbacks import HeldOut
-from ..training.dashboard import held_out_energies, vitals
+from ..training.dashboard import vitals
 from ..training.logs import read_metrics
 from ..training.run import Run
 from ..training.video_jepa import VideoJEPA
+from .diagnostics import gap_figures
 from .pictures import draw_pictures
 from .probing import ProbeSettings, first_weights, primary_label, probe_all
 from .report import write_report
@@ -56,7 +57,7 @@ def conclude(
     summary: dict[str, Any] = dict(facts)
     with torch.no_grad():
         summary |= _probes(module, data, settings, device, int(facts["seed"]))
-        summary |= _energies(module, held_out)
+        summary |= gap_figures(module, held_out.batches())
     summary["verdict"] = _verdict(run, summary, module.encoder.width)
     _attempt("the pictures", lambda: draw_pictures(module, data, run.path / "pictures"))
     run.update_summary(**summary, status="finished")
@@ -95,20 +96,6 @@ def _probes(
         chosen = labels[label].items()
         result |= {key: value for key, value in chosen if key.startswith(HEADLINE)}
     return result
-
-
-def _energies(module: VideoJEPA, held_out: HeldOut) -> dict[str, Any]:
-    """The energy gap on held-out clips."""
-    true, shuffled = held_out_energies(module, held_out.batches())
-    if len(true) < 2:
-        return {}
-    gap = energy_gap(true, shuffled)
-    return {
-        "energy": float(true.mean()),
-        "energy_gap": float(gap.gap),
-        "energy_gap_stderr": float(gap.stderr),
-        "energy_auc": float(gap.auc),
-    }
 
 
 def _verdict(run: Run, summary: dict[str, Any], width: int) -> str:

@@ -160,14 +160,14 @@ def _line(points: Sequence[Point], x: Axis, y: Axis, index: int) -> list[str]:
     return [*parts, f'<polyline class="s{index} line" points="{path}"/>']
 
 
-def _hover(names: Sequence[str], lines: Sequence[Sequence[Point]], x: Axis) -> list[str]:
+def _hover(names: Sequence[str], lines: Sequence[Sequence[Point]], x: Axis, unit: str) -> list[str]:
     """Invisible strips whose `<title>` the browser shows as a tip: the values at that step."""
     longest = max(lines, key=len)
     chosen = longest[:: max(1, len(longest) // STRIPS)]
     width = (x.end - x.start) / max(1, len(chosen))
     parts = []
     for point in chosen:
-        told = [f"step {number(point.step)}"]
+        told = [f"{unit} {number(point.step)}"]
         for name, line in zip(names, lines, strict=True):
             step = point.step
             nearest = min(line, key=lambda other: abs(other.step - step))
@@ -180,27 +180,30 @@ def _hover(names: Sequence[str], lines: Sequence[Sequence[Point]], x: Axis) -> l
     return parts
 
 
-def in_words(name: str, points: Sequence[Point]) -> str:
+def in_words(name: str, points: Sequence[Point], unit: str = "step") -> str:
     """What a line does, for those who do not see it."""
     first, last = points[0], points[-1]
     if len(points) == 1:
-        return f"{name} is {number(last.mean)} at step {number(last.step)}"
+        return f"{name} is {number(last.mean)} at {unit} {number(last.step)}"
     low, high = min(points, key=lambda at: at.mean), max(points, key=lambda at: at.mean)
     return (
-        f"{name} goes from {number(first.mean)} at step {number(first.step)} to "
-        f"{number(last.mean)} at step {number(last.step)}, between {number(low.mean)} and "
+        f"{name} goes from {number(first.mean)} at {unit} {number(first.step)} to "
+        f"{number(last.mean)} at {unit} {number(last.step)}, between {number(low.mean)} and "
         f"{number(high.mean)}"
     )
 
 
-def line_chart(title: str, series: Sequence[Series], note: str = "", zero: bool = False) -> str:
-    """A figure with up to six lines over training steps.
+def line_chart(
+    title: str, series: Sequence[Series], note: str = "", zero: bool = False, unit: str = "step"
+) -> str:
+    """A figure with up to six lines, over training steps or what `unit` names.
 
     Args:
         title: what is shown, plain text.
         series: the lines; those without a finite value are named as such, not drawn.
         note: a sentence below, plain text.
         zero: whether the value 0 must be in sight (for gaps and shares).
+        unit: what is counted from left to right.
     """
     lines = {one.name: thin(one) for one in series}
     broken = {one.name: sum(not math.isfinite(value) for value in one.values) for one in series}
@@ -216,8 +219,8 @@ def line_chart(title: str, series: Sequence[Series], note: str = "", zero: bool 
     parts = _grid(x, y)
     for index, points in enumerate(drawn.values()):
         parts += _line(points, x, y, index % MOST_LINES)
-    parts += _hover(list(drawn), list(drawn.values()), x)
-    told = "; ".join(in_words(name, points) for name, points in drawn.items())
+    parts += _hover(list(drawn), list(drawn.values()), x, unit)
+    told = "; ".join(in_words(name, points, unit) for name, points in drawn.items())
     label = escape(f"{title}: {told}")
     frame = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"'
     svg = f"<svg {frame}>{''.join(parts)}</svg>"
