@@ -67,7 +67,12 @@ class Job:
         )  # a label that is not there is told now, not at the end
 
     def _same_length(self) -> None:
-        frames, wanted = self.data.settings.frames, self.module.encoder.frames
+        frames, wanted = self.data.settings.frames, self.module.frames
+        if frames != wanted and self.module.level2.windows > 1:
+            raise UserError(
+                f"data.frames is {frames} where model.encoder.frames times model.level2.windows is "
+                f"{wanted}: give data.frames as many"
+            )
         if frames != wanted:
             raise UserError(
                 f"data.frames is {frames} and model.encoder.frames is {wanted}: give both the same"

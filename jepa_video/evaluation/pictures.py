@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -92,6 +93,8 @@ def draw_album(module: VideoJEPA, sample: Sample | None, folder: Path) -> list[P
         old.unlink()
     plates: list[Plate] = []
     if sample is not None:
+        # Of a clip of several windows the first one is drawn.
+        sample = replace(sample, video=sample.video[:, : module.encoder.frames])
         with looking(module):
             untrained = first_weights(module.encoder, module.seed)
             plates.append(mask_plate(module, sample, folder))

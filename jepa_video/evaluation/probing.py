@@ -19,6 +19,7 @@ from ..data.datamodule import VideoDataModule
 from ..data.transforms import centre
 from ..errors import UserError
 from ..models.encoder import VideoEncoder, build_encoder
+from ..models.hierarchy import whole_clip
 from .baselines import motion_grid, pixel_statistics
 from .features import Features, extract
 from .intervals import Interval, bootstrap_accuracy, paired_difference, wilson
@@ -68,8 +69,7 @@ def pooled(encoder: VideoEncoder) -> View:
     """The mean token of the evaluation view: `B T C H W` uint8 to `B D`."""
 
     def view(video: Tensor) -> Tensor:
-        tokens: Tensor = encoder(centre(video, encoder.image))
-        return tokens.float().mean(dim=1)
+        return whole_clip(encoder, centre(video, encoder.image)).float().mean(dim=1)
 
     return view
 

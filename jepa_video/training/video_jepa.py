@@ -12,13 +12,13 @@ Shapes: video `B T C H W` uint8, clip `B C T S S` float, tokens `B N D`, masks `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.masks import MaskGroup, MaskSampler, PastToFuture
 from ..data.transforms import Augment, centre
@@ -30,12 +30,14 @@ from ..errors import UserError
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
 from ..models.expander import Expander
+from ..models.hierarchy import whole_clip, windows
 from ..models.latent import Latent, NoLatent
 from ..models.predictor import MaskedPredictor
 from ..models.rope import Grid
 from ..randomness import AUGMENT, LATENT, MASK, generator
 from .rollout import rollout
 from .schedules import cosine, warmup_cosine
+from .second_level import LevelAbove, NoLevelAbove, untouched
 from .target import ema_update, frozen_copy
 
 
@@ -50,6 +52,8 @@ class VideoJEPA(L.LightningModule):
         regularizer: makes the term that keeps the representation from collapse.
         contrast: makes the term that pushes the energy up at the other clips' targets; it acts on
             mean tokens of prediction and target.
+        level2: makes the second level from the width of the tokens and their grid. A clip is then
+            several windows of the encoder's frames, which level 1 sees one by one.
         masks: makes the sampler of context and target.
         augment: makes the augmentation of the batch.
         target: `ema` follows the encoder without gradient; `shared` is the encoder itself, and
@@ -82,6 +86,7 @@ class VideoJEPA(L.LightningModule):
         expander: Callable[[int], Expander] = Expander,
         regularizer: Callable[[], Regularizer] = VCReg,
         contrast: Callable[[], Contrastive] = NoContrast,
+        level2: Callable[[int, Grid], LevelAbove] = NoLevelAbove,
         masks: Callable[[], MaskSampler] = PastToFuture,
         augment: Callable[[], Augment] = Augment,
         target: Literal["ema", "shared", "separate"] = "ema",
@@ -114,6 +119,7 @@ class VideoJEPA(L.LightningModule):
         # Without a regulariser the expander would be parameters that no gradient reaches.
         idle = isinstance(self.regularizer, NoRegularizer)
         self.expander = Expander(self.encoder.width) if idle else expander(self.encoder.width)
+        self.level2 = level2(self.encoder.width, self.encoder.grid)
         self.masks, self.augment = masks(), augment()
         self.rolled_out = prediction == "rollout"
         if self.rolled_out and getattr(self.masks, "hide", 1.0) > 0:
@@ -131,6 +137,8 @@ class VideoJEPA(L.LightningModule):
         """Encode context and target, infer z, predict, energy, log."""
         clip, groups = self.draw(batch["video"])
         s_y = self.target_tokens(clip)  # B N D
+        if self.turn() == "second":
+            return self.second_step(s_y)
         parts: list[dict[str, Tensor]] = []
         for mask in groups:
             s_x = self.encoder(clip, mask.context)  # B K D
@@ -141,6 +149,7 @@ class VideoJEPA(L.LightningModule):
             against = self.regularization(s_x, s_y) | self.contrast(y_hat.mean(1), y.mean(1))
             parts.append({"energy": energy, **z.terms, **against})
         terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+        terms |= self.above(s_y)
         loss = torch.stack([value.mean() for value in terms.values()]).sum()
         self.log_dict({"loss": loss.detach(), **{k: v.detach().mean() for k, v in terms.items()}})
         self.log_dict({name: value.detach() for name, value in z.facts.items()})
@@ -151,7 +160,8 @@ class VideoJEPA(L.LightningModule):
         """Augmented clip and masks of this step: `B T C H W` uint8 to `B C T S S` and groups."""
         self.draws += 1
         clip = self.augment(video, self.encoder.image, self.generator(AUGMENT))
-        groups = self.masks(self.encoder.grid, len(video), self.generator(MASK))
+        clip = windows(clip, self.encoder.frames)
+        groups = self.masks(self.encoder.grid, len(clip), self.generator(MASK))
         return clip, [mask.to(video.device) for mask in groups]
 
     def generator(self, stream: int) -> torch.Generator:
@@ -201,14 +211,55 @@ class VideoJEPA(L.LightningModule):
                     terms[key] = terms[key] + value if key in terms else value
         return terms
 
+    # The second level
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip: one window of the encoder, or several where there is a second level."""
+        return self.encoder.frames * self.level2.windows
+
+    def levels(self) -> list[list[nn.Parameter]]:
+        """The weights that learn together: of both levels, or of each where they have stages."""
+        if not self.level2.alone:
+            return [[p for p in self.parameters() if p.requires_grad]]
+        upper = list(self.level2.parameters())
+        above = {id(p) for p in upper}
+        return [[p for p in self.parameters() if p.requires_grad and id(p) not in above], upper]
+
+    def first_stage(self) -> int:
+        """Optimiser steps in which level 1 learns alone."""
+        return round(self.level2.alone * self.total_steps()) if self.level2.alone else 0
+
+    def turn(self) -> Literal["both", "first", "second"]:
+        """Which level learns in this step."""
+        if not self.level2.alone:
+            return "both"
+        return "first" if self.global_step < self.first_stage() else "second"
+
+    def above(self, s_y: Tensor) -> dict[str, Tensor]:
+        """Terms of the second level from the tokens `K*B N D` of all windows."""
+        if self.turn() == "first":
+            return untouched(self.level2.parameters())
+        step = self.level2(s_y, self.generator(LATENT))
+        self.log_dict(step.facts)
+        terms: dict[str, Tensor] = step.terms
+        return terms
+
+    def second_step(self, s_y: Tensor) -> dict[str, Tensor]:
+        """A step of the second level on a first that stands still."""
+        s_y = s_y.detach()
+        terms = self.above(s_y)
+        loss = torch.stack(list((terms | untouched(self.levels()[0])).values())).sum()
+        self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}})
+        return {"loss": loss, "energy": terms["level2/energy"].detach(), "s_x": s_y, "s_y": s_y}
+
     # Frozen use
 
     @torch.no_grad()
     def encode(self, video: Tensor, branch: Literal["online", "target"] = "online") -> Tensor:
         """Tokens of the centred view of `B T C H W` uint8: `B N D`, no gradient."""
-        encoder = self.encoder if branch == "online" else self.target
-        tokens: Tensor = encoder(centre(video, self.encoder.image))
-        return tokens
+        encoder = cast(VideoEncoder, self.encoder if branch == "online" else self.target)
+        return whole_clip(encoder, centre(video, self.encoder.image))
 
     @torch.no_grad()
     def energies(self, video: Tensor, draw: int = 0) -> tuple[Tensor, Tensor]:
@@ -217,10 +268,10 @@ class VideoJEPA(L.LightningModule):
         Same context, same masks; the target clips move on by one place. z is inferred for each
         pair, so a latent that explains any y shows as a gap that closes.
         """
-        clip = centre(video, self.encoder.image)
-        masks = self.masks(self.encoder.grid, len(video), generator(self.seed, MASK, draw))
+        clip = windows(centre(video, self.encoder.image), self.encoder.frames)
+        masks = self.masks(self.encoder.grid, len(clip), generator(self.seed, MASK, draw))
         s_y = self.target(clip)
-        totals = [torch.zeros(len(video), device=clip.device) for _ in range(2)]
+        totals = [torch.zeros(len(clip), device=clip.device) for _ in range(2)]
         for mask in (m.to(clip.device) for m in masks):
             s_x = self.encoder(clip, mask.context)
             for i, other in enumerate((s_y, s_y.roll(1, dims=0))):
@@ -250,23 +301,30 @@ class VideoJEPA(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; warm-up and cosine for the rate; weight decay on matrices only."""
-        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
-        decayed = [p for _, p in named if p.ndim > 1]
-        free = [p for _, p in named if p.ndim <= 1]
-        groups = [{"params": decayed, "decayed": True}, {"params": free, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = []
+        rates: list[Callable[[int], float]] = []
+        for level, weights in enumerate(self.levels()):
+            groups.append({"params": [p for p in weights if p.ndim > 1], "decayed": True})
+            groups.append({"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0})
+            rates += [lambda step, level=level: self.rate(step, level)] * 2
         optimizer = torch.optim.AdamW(
             groups, self.learning_rate, self.betas, weight_decay=self.weight_decay[0]
         )
-        total = self.total_steps()
-        warmup = int(self.warmup * total)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: warmup_cosine(step + 1, total, warmup, 0.0, 1.0, self.final_learning_rate),
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    def rate(self, step: int, level: int) -> float:
+        """Share of the learning rate; of two levels in stages, one stands still."""
+        total, first = self.total_steps(), self.first_stage()
+        begin, end = (first, total) if level or not first else (0, first)
+        if step < begin or (first and not level and step >= end):
+            return 0.0
+        warmup = int(self.warmup * (end - begin))
+        share = self.final_learning_rate
+        return warmup_cosine(step - begin + 1, end - begin, warmup, 0.0, 1.0, share)
 
     def total_steps(self) -> int:
         """Optimiser steps of the whole run: the length of every schedule."""
@@ -284,8 +342,9 @@ class VideoJEPA(L.LightningModule):
 
         Callbacks save in their `on_train_batch_end`, which runs before the module's own.
         """
+        turn = self.turn()
         super().optimizer_step(*args, **kwargs)
-        if self.ema:
+        if self.ema and turn != "second":
             momentum = cosine(self.global_step + 1, self.total_steps(), *self.momentum)
             ema_update(self.target, self.encoder, momentum)
 
