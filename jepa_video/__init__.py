@@ -18,6 +18,7 @@ _NAMES = {
     "VideoJEPA": "training.video_jepa",
     "VideoViT": "models.encoder",
     "load_encoder": "interop.weights",
+    "load_predictor": "interop.weights",
     "read_clip": "data.decode",
     "save_encoder": "interop.weights",
     "video_info": "data.decode",

@@ -5,6 +5,7 @@ Shapes as in `encoder.py`: clips `B C T H W`, tokens `B N D` in time-major order
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import timm
@@ -53,10 +54,16 @@ class TimmEncoder(VideoEncoder):
         self.config = {"class": "TimmEncoder", "name": name, "mode": mode, "frames": frames}
         self.config |= {"image": image, "tubelet": tubelet}
         try:
+            # As pretrained weights: positions are resampled and the classifier is left out.
+            overlay = {"file": weights, "custom_load": False} if weights else None
             vit: Any = timm.create_model(
-                name, pretrained=pretrained, img_size=image, num_classes=0, checkpoint_path=weights
+                name,
+                pretrained=pretrained or weights is not None,
+                pretrained_cfg_overlay=overlay,
+                img_size=image,
+                num_classes=0,
             )
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
             raise UserError(f"timm model {name!r} does not load as a ViT: {error}") from error
         if not all(hasattr(vit, part) for part in ("patch_embed", "blocks", "pos_embed", "norm")):
             raise UserError(f"timm model {name!r} is not a plain ViT with patch_embed and blocks")

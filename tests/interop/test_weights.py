@@ -170,7 +170,7 @@ def spoil(case: str, export: Path) -> Path:
     if case == "not json":
         config.write_text("{")
     if case == "others":
-        config.write_text('{"model_type": "vjepa2"}')
+        config.write_text('{"model_type": "vit"}')
     if case == "class":
         config.write_text(json.dumps({"encoder": {"class": "ResNet"}}))
     if case == "argument":
@@ -210,7 +210,7 @@ SENTENCES = {
     "lacks": r"lacks norm\.bias, which its VideoViT needs",
     "unknown": r"has head\.weight, which its VideoViT does not know",
     "cut": r"is not a readable safetensors file",
-    "list": r"file\.ckpt is not a checkpoint of jepa_video",
+    "list": r"file\.ckpt is not a checkpoint of jepa_video or V-JEPA 2",
     "text": r"file\.ckpt is not a checkpoint, or is damaged",
     "half": r"file\.ckpt is not a checkpoint, or is damaged",
 }
