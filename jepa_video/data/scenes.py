@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -37,6 +36,7 @@ FORKS: Final[dict[int, dict[str, float]]] = {
     4: {"way0": -90.0, "way1": -45.0, "way2": 45.0, "way3": 90.0},
 }
 SPLITS: Final = {"train": 0, "val": 1}
+_MARGIN: Final = 1.3  # how far a shape goes out of the picture before it turns round, in radii
 Labels = dict[str, str]
 
 
@@ -148,6 +148,45 @@ def render(
     All random draws are the same whatever `labels["fork"]` says, so that two outcomes of the coin
     share every pixel up to the turn.
     """
+    canvas, layers = _scene(settings, labels, split, index)
+    for layer in layers:
+        for sprite in layer:
+            paint(canvas, sprite)
+    frames: npt.NDArray[np.uint8] = np.clip(np.rint(255 * canvas), 0, 255).astype(np.uint8)
+    return frames
+
+
+@dataclass(frozen=True)
+class Track:
+    """Where a shape is, in a world whose sides are joined: `_around` brings back what leaves.
+
+    Attributes:
+        turns: place along x and y in turns of that world, `T 2`, 0..1 between its two ends.
+        velocity: pixels a frame, `T 2`.
+    """
+
+    turns: npt.NDArray[np.float64]
+    velocity: npt.NDArray[np.float64]
+
+
+def tracks(settings: SyntheticSettings, labels: Labels, split: str, index: int) -> list[Track]:
+    """The way of every shape of a video, from the same draws as its frames."""
+    _, layers = _scene(settings, labels, split, index)
+    found = []
+    for sprite in layers[2]:
+        margin = _MARGIN * sprite.radius
+        period = settings.size - 1 + 2 * margin
+        turns = (sprite.centre.astype(np.float64) + margin) / period
+        step = np.diff(turns, axis=0, append=2 * turns[-1:] - turns[-2:-1])
+        step = step - np.round(step)  # one that crosses the seam is still a small step
+        found.append(Track(turns, step * period))
+    return found
+
+
+def _scene(
+    settings: SyntheticSettings, labels: Labels, split: str, index: int
+) -> tuple[Floats, tuple[list[Sprite], ...]]:
+    """Background `T S S 3` and, in the order of painting, distractors, props, shapes, props."""
     rng = np.random.default_rng([settings.seed, SPLITS[split], 1, index])
     unit = settings.size / 64
     base = rng.uniform(0.35, 0.65, 3).astype(np.float32)
@@ -158,12 +197,8 @@ def render(
     octaves.append(Waves.draw(rng, 16, (6 * unit, 16 * unit), 0.5 * settings.texture))
     waves = Waves(*(np.concatenate(parts) for parts in zip(*map(_parts, octaves), strict=True)))
     canvas = base + waves.panned(pan, settings.size)
-    for sprite in _distractors(settings, base, pan, rng):
-        paint(canvas, sprite)
-    for sprite in _actors(settings, labels, base, rng):
-        paint(canvas, sprite)
-    frames: npt.NDArray[np.uint8] = np.clip(np.rint(255 * canvas), 0, 255).astype(np.uint8)
-    return frames
+    things = _distractors(settings, base, pan, rng)
+    return canvas, (things, *_actors(settings, labels, base, rng))
 
 
 def _parts(waves: Waves) -> tuple[Floats, Floats, Floats]:
@@ -213,8 +248,8 @@ def _distractors(
 
 def _actors(
     settings: SyntheticSettings, labels: Labels, base: Floats, rng: np.random.Generator
-) -> Iterable[Sprite]:
-    """The labelled shapes with the props of their event, in the order in which they are painted."""
+) -> tuple[list[Sprite], list[Sprite], list[Sprite]]:
+    """The labelled shapes and the props of their event below and above, in order of painting."""
     unit, frames = settings.size / 64, settings.frames
     angle = np.deg2rad(45 * DIRECTIONS.index(labels["direction"]))
     angle += np.deg2rad(rng.uniform(-settings.jitter, settings.jitter))
@@ -225,7 +260,7 @@ def _actors(
     after = _after(settings, labels, velocity, tilt)
     since = np.arange(frames)[:, None] - turn_at
     travel = np.where(since < 0, since * velocity, since * after)  # T 2, zero at the event
-    margin = 1.3 * radius
+    margin = _MARGIN * radius
     places = _places(settings, radius, margin if labels["event"] == "cruise" else 0.0, rng)
     below: list[Sprite] = []
     shapes: list[Sprite] = []
@@ -246,7 +281,7 @@ def _actors(
             facing = np.full(frames, -wall, np.float32)
             shown = np.clip((7 - np.abs(since[:, 0])) / 2, 0, 1).astype(np.float32)
             layer.append(Sprite(outline, still, size, *skin, facing, opacity=shown))
-    return [*below, *shapes, *above]
+    return below, shapes, above
 
 
 def _count(labels: Labels) -> int:
