@@ -16,6 +16,7 @@ from ..errors import UserError
 
 VERBS = {
     "pretrain": "train a video JEPA on video files; without options on an embedded set",
+    "study": "train the rows of a comparison and write one table and one page",
     "report": "write report.html of a run anew",
     "doctor": "say what is installed, whether a run would work, and what to mend",
 }

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from rich.console import Console
 
 from ..data.datamodule import VideoDataModule
 from ..energies.regularizers import NoRegularizer
@@ -36,14 +37,17 @@ class Job:
     Args:
         parser: made `config`, and writes it down.
         config: every option.
+        screen: where lines for a person go; the terminal if None.
 
     Raises:
         UserError: settings that do not fit together, or data that cannot be used.
     """
 
-    def __init__(self, parser: ArgumentParser, config: Namespace) -> None:
+    def __init__(
+        self, parser: ArgumentParser, config: Namespace, screen: Console | None = None
+    ) -> None:
         quiet()
-        self.parser, self.config, self.screen = parser, config, console()
+        self.parser, self.config, self.screen = parser, config, screen or console()
         if not 0 <= config.seed < 2**63:
             raise UserError(f"seed must be from 0 to below 2^63, not {config.seed}")
         torch.manual_seed(config.seed)
@@ -58,7 +62,8 @@ class Job:
         self.made = made
         self.trainer_options: dict[str, Any] = dict(vars(made.trainer))
         # Says what this machine cannot do, before the data is read.
-        self.alone = make_trainer(self.trainer_options).world_size == 1
+        trainer = make_trainer(self.trainer_options)
+        self.alone, self.device = trainer.world_size == 1, trainer.strategy.root_device
         self._same_length()
         self.data.setup()
         self._enough()

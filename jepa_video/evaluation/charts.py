@@ -114,9 +114,10 @@ def _bin(rows: Sequence[tuple[float, float, float]]) -> Point:
     )
 
 
-def _axes(lines: Sequence[Sequence[Point]], zero: bool) -> tuple[Axis, Axis]:
+def _axes(lines: Sequence[Sequence[Point]], zero: bool, top: float | None) -> tuple[Axis, Axis]:
     points = [point for line in lines for point in line]
     low, high = min(point.low for point in points), max(point.high for point in points)
+    high = high if top is None else max(high, top)
     typical = sorted(point.mean for point in points)
     # A first step that is 30 times the rest would press everything else onto the floor.
     log = low > 0 and not zero and high > 30 * typical[len(typical) // 4]
@@ -194,7 +195,12 @@ def in_words(name: str, points: Sequence[Point], unit: str = "step") -> str:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], note: str = "", zero: bool = False, unit: str = "step"
+    title: str,
+    series: Sequence[Series],
+    note: str = "",
+    zero: bool = False,
+    unit: str = "step",
+    top: float | None = None,
 ) -> str:
     """A figure with up to six lines, over training steps or what `unit` names.
 
@@ -204,6 +210,7 @@ def line_chart(
         note: a sentence below, plain text.
         zero: whether the value 0 must be in sight (for gaps and shares).
         unit: what is counted from left to right.
+        top: a value that must be in sight too, so that several charts share a scale.
     """
     lines = {one.name: thin(one) for one in series}
     broken = {one.name: sum(not math.isfinite(value) for value in one.values) for one in series}
@@ -215,7 +222,7 @@ def line_chart(
     if not drawn:
         small = f"<p class='missing'>Nothing to draw.</p>{small}"
         return f"<figure class='chart'>{caption}{small}</figure>"
-    x, y = _axes(list(drawn.values()), zero)
+    x, y = _axes(list(drawn.values()), zero, top)
     parts = _grid(x, y)
     for index, points in enumerate(drawn.values()):
         parts += _line(points, x, y, index % MOST_LINES)

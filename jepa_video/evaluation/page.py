@@ -82,6 +82,8 @@ svg .line { fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linejoin
 svg .band { fill: currentColor; opacity: .17; } svg .dot, svg .bar { fill: currentColor; }
 svg .track { fill: var(--track); }
 svg .whisker { stroke: var(--ink); stroke-width: 1.4; fill: none; }
+svg .seed { fill: var(--card); stroke: var(--ink); stroke-width: 1.2; }
+svg .mark { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 3 3; fill: none; }
 svg .tip { fill: transparent; } svg .tip:hover { fill: var(--soft); fill-opacity: .13; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }

@@ -1,0 +1,8 @@
+"""The measures that a study's YAML can name; `measure.py` says how one is added."""
+
+from __future__ import annotations
+
+from .collapse import COLLAPSE
+from .measure import Measure
+
+MEASURES: dict[str, Measure] = {"collapse": COLLAPSE}
