@@ -8,7 +8,7 @@ draws: what makes a draw easy for both then cancels.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -96,6 +96,33 @@ def paired_difference(
     return _percentiles(float(difference.mean()), means, confidence)
 
 
+def bootstrap_statistic(
+    statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]],
+    count: int,
+    groups: Sequence[Hashable] | None = None,
+    *,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The percentile interval of any statistic of `count` clips, over draws of whole groups.
+
+    Args:
+        statistic: takes how often each clip was drawn, `R N`, and gives the statistic of each of
+            the `R` draws; NaN where it has none.
+        count: of the clips, `N`.
+        groups: `N` names; none means that every clip is its own group.
+        confidence: of the interval.
+        draws: of the bootstrap.
+        seed: of the draws.
+    """
+    value = float(statistic(np.ones((1, count), np.int64))[0])
+    codes = _codes(groups, count)
+    parts = [statistic(times[:, codes]) for times in _times(int(codes.max()) + 1, draws, seed)]
+    found = np.concatenate(parts)
+    return _percentiles(value, found[np.isfinite(found)], confidence)
+
+
 def _per_clip(scores: Scores) -> npt.NDArray[np.float64]:
     values = np.asarray(scores, np.float64)
     values = values.mean(0) if values.ndim == 2 else values
@@ -118,16 +145,20 @@ def _resampled(
 ) -> npt.NDArray[np.float64]:
     """Means of `draws` samples of as many groups as there are, with replacement."""
     sums, counts = np.bincount(codes, weights=values), np.bincount(codes)
-    size = len(counts)
+    chunks = _times(len(counts), draws, seed)
+    return np.concatenate([(times @ sums) / (times @ counts) for times in chunks])
+
+
+def _times(size: int, draws: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """How often each of `size` groups is drawn, `R size` at a time."""
     rng = np.random.default_rng(seed)
-    means = []
     for start in range(0, draws, _CHUNK):  # by chunks: a large set has one group for each clip
-        times = rng.multinomial(size, np.full(size, 1 / size), size=min(_CHUNK, draws - start))
-        means.append((times @ sums) / (times @ counts))
-    return np.concatenate(means)
+        yield rng.multinomial(size, np.full(size, 1 / size), size=min(_CHUNK, draws - start))
 
 
 def _percentiles(value: float, means: npt.NDArray[np.float64], confidence: float) -> Interval:
     tail = (1 - confidence) / 2
+    if not len(means):
+        return Interval(value, math.nan, math.nan)
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(value, float(low), float(high))

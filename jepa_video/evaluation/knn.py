@@ -34,12 +34,26 @@ def knn_predict(
         scikit-learn; of neighbours at the same distance the one that comes first.
     """
     kept = labels >= 0
-    train, labels = train[kept], labels[kept]
-    if not len(train):
+    if not bool(kept.any()):
         raise UserError("a nearest-neighbour classifier needs at least one labelled clip")
+    votes = F.one_hot(labels[kept].long()).double()  # N C
+    return knn_scores(train[kept], votes, test, k=k, temperature=temperature).argmax(1)
+
+
+def knn_scores(
+    train: Tensor, votes: Tensor, test: Tensor, *, k: int = 20, temperature: float | None = None
+) -> Tensor:
+    """The mean of what the `k` nearest clips say, `M C`.
+
+    Args:
+        train: features `N D`.
+        votes: what each training clip says, `N C`: one-hot classes, several labels, or a number.
+        test: features `M D`.
+        k: neighbours, at most all.
+        temperature: as in `knn_predict`.
+    """
     # In double: otherwise ties and near ties fall as the order of summation has it.
-    bank = F.normalize(train.double(), dim=1)
-    votes_of = F.one_hot(labels.long()).double()  # N C
+    bank, votes = F.normalize(train.double(), dim=1), votes.double()
     k = min(k, len(bank))
     parts = []
     for part in torch.split(test, _CHUNK):
@@ -47,7 +61,8 @@ def knn_predict(
         near, index = similarity.sort(dim=1, descending=True, stable=True)
         near, index = near[:, :k], index[:, :k]
         weight = torch.ones_like(near) if temperature is None else _weights(near, temperature)
-        parts.append((weight.unsqueeze(2) * votes_of[index]).sum(1).argmax(1))
+        said = (weight.unsqueeze(2) * votes[index]).sum(1)
+        parts.append(said / weight.sum(1, keepdim=True))
     return torch.cat(parts)
 
 

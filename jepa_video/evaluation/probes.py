@@ -1,26 +1,28 @@
-"""The linear probe: multinomial logistic regression on frozen features, cross-validated.
+"""The linear probe: a regularised linear map of frozen features, cross-validated.
 
 Features are standardised by the training part. The penalty is chosen by k-fold cross validation
 within the training part alone; the test part is looked at once. The objective is scikit-learn's,
 
     C * sum_i CE(y_i, softmax(W x_i + b)) + |W|^2 / 2        (the bias b is free),
 
-so that a probe can be checked against `LogisticRegression(C=C)`.
+so that a probe can be checked against `LogisticRegression(C=C)`. Labels of which a video has
+several get a logistic regression each, numbers ridge regression, under the same penalty.
 
-Shapes: `N` training clips, `M` test clips, `D` width, `K` classes.
+Shapes: `N` training clips, `M` test clips, `D` width, `K` classes or outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_video.errors import UserError
+
+from .labels import Kind, Target, answer_of, loss_of
 
 GRID: Final = tuple(10.0 ** (half / 2) for half in range(-10, 3))  # C from 1e-5 to 10
 _PATIENCE: Final = 2  # grid points without a gain after which weaker penalties are not tried
@@ -47,7 +49,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class LogisticModel:
-    """A fitted softmax regression: `weight` `D K`, `bias` `K`, the scale of the features `D`."""
+    """A fitted linear map: `weight` `D K`, `bias` `K`, the scale of the features `D`."""
 
     weight: Tensor
     bias: Tensor
@@ -55,7 +57,7 @@ class LogisticModel:
     scale: Tensor
 
     def logits(self, x: Tensor) -> Tensor:
-        """Unnormalised log probabilities `M K` of features `M D`."""
+        """Unnormalised log probabilities, or numbers, `M K` of features `M D`."""
         return (x.double() - self.mean) / self.scale @ self.weight + self.bias
 
 
@@ -85,27 +87,67 @@ def linear_probe(
     Raises:
         UserError: fewer than two classes are labelled in the training part.
     """
-    kept = train_y >= 0
-    if groups is not None:
-        groups = [group for group, keep in zip(groups, kept.tolist(), strict=True) if keep]
-    x, y = train_x[kept], train_y[kept]
-    if not len(y) or bool((y == y[0]).all()):
-        raise UserError("a linear probe needs labelled training clips of at least two classes")
-    strength, validation = grid[0], float("nan")
-    if len(grid) > 1:
-        strength, validation = choose_strength(x, y, fold_of(y, groups, folds, seed), grid)
-    model = fit_logistic(x, y, strength)
-    predictions = model.logits(test_x).argmax(1)
+    classes = tuple(map(str, range(max(2, int(train_y.max()) + 1))))
+    target = Target("class", classes, train_y.long())
+    found = fit_linear(train_x, target, groups=groups, grid=grid, folds=folds, seed=seed)
+    predictions = found.model.logits(test_x).argmax(1)
     correct = predictions == test_y
     accuracy = float(correct[test_y >= 0].double().mean())
-    return ProbeResult(accuracy, predictions, correct, strength, validation)
+    return ProbeResult(accuracy, predictions, correct, found.strength, found.validation)
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A linear map, the C that was chosen for it, and its cross-validated loss in nats."""
+
+    model: LogisticModel
+    strength: float
+    validation: float
+
+
+def fit_linear(
+    x: Tensor,
+    target: Target,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    grid: Sequence[float] = GRID,
+    folds: int = 5,
+    seed: int = 0,
+) -> LinearFit:
+    """Fit the labelled rows of `x` (`N D`), with C chosen by cross validation among them.
+
+    Arguments are those of `linear_probe`.
+
+    Raises:
+        UserError: the labels do not differ.
+    """
+    kept = target.known
+    if groups is not None:
+        groups = [group for group, keep in zip(groups, kept.tolist(), strict=True) if keep]
+    x, target = x[kept], target.rows(kept.nonzero()[:, 0])
+    if not len(x) or bool((target.y == target.y[0]).all()):
+        raise UserError("a linear probe needs labelled training clips of at least two classes")
+    dense, unit = target.dense(), (0.0, 1.0)
+    if target.kind == "number":
+        unit = (float(dense.mean()), float(dense.std(correction=0)))
+        dense = (dense - unit[0]) / unit[1]
+    strength, validation = grid[0], float("nan")
+    if len(grid) > 1:
+        fold = fold_of(target.strata(), groups, folds, seed)
+        strength, validation = _choose(x, dense, target.kind, fold, grid)
+    problem = _Problem(x, dense, target.kind)
+    problem.solve(strength)
+    model = problem.model()
+    if target.kind == "number":
+        model = replace(model, weight=model.weight * unit[1], bias=model.bias * unit[1] + unit[0])
+    return LinearFit(model, strength, validation)
 
 
 def fit_logistic(
     x: Tensor, y: Tensor, strength: float, *, classes: int | None = None
 ) -> LogisticModel:
     """Softmax regression of `y` (`N`) on standardised `x` (`N D`) with C = `strength`."""
-    problem = _Problem(x, y, classes or int(y.max()) + 1)
+    problem = _Problem(x, _one_hot(y, classes), "class")
     problem.solve(strength)
     return problem.model()
 
@@ -125,18 +167,28 @@ def choose_strength(
         fold: `N`, the number of the fold in which a clip is held out.
         grid: values of C, ascending.
     """
-    classes = int(y.max()) + 1
+    return _choose(x, _one_hot(y), "class", fold, grid)
+
+
+def _one_hot(y: Tensor, classes: int | None = None) -> Tensor:
+    return Target("class", ("",) * (classes or int(y.max()) + 1), y.long()).dense()
+
+
+def _choose(
+    x: Tensor, target: Tensor, kind: Kind, fold: Tensor, grid: Sequence[float]
+) -> tuple[float, float]:
+    """`choose_strength` for dense targets `N K`."""
     parts = [fold == k for k in range(int(fold.max()) + 1)]
     parts = [held for held in parts if held.any() and not held.all()]
-    problems = [_Problem(x[~held], y[~held], classes) for held in parts]
+    problems = [_Problem(x[~held], target[~held], kind) for held in parts]
     best, best_loss, waited = grid[0], float("inf"), 0
     for strength in grid:
         total = 0.0
         for held, problem in zip(parts, problems, strict=True):
             problem.solve(strength)
             logits = problem.model().logits(x[held])
-            total += float(F.cross_entropy(logits, y[held], reduction="sum"))
-        loss = total / len(y)
+            total += float(loss_of(kind, logits, target[held]).sum())
+        loss = total / len(x)
         if loss < best_loss:
             best, best_loss, waited = strength, loss, 0
         else:
@@ -176,7 +228,7 @@ class _Problem:
     the space that the clips span: no rotation changes the penalty, and the optimum lies there.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, classes: int) -> None:
+    def __init__(self, x: Tensor, target: Tensor, kind: Kind) -> None:
         x = x.detach().double()
         self.mean = x.mean(0)
         spread = x.std(0, correction=0)
@@ -187,8 +239,8 @@ class _Problem:
             self.basis = torch.linalg.qr(x.T).Q  # D N
             x = x @ self.basis
         self.x = x
-        self.target = F.one_hot(y.long(), classes).double()
-        self.solution = torch.zeros(x.shape[1] + 1, classes, dtype=torch.float64)
+        self.target, self.kind = target.double(), kind
+        self.solution = torch.zeros(x.shape[1] + 1, target.shape[1], dtype=torch.float64)
 
     def solve(self, strength: float) -> None:
         """Minimise by L-BFGS; the gradient is written out, which is most of the speed."""
@@ -202,10 +254,12 @@ class _Problem:
 
         def closure() -> Tensor:
             weight, bias = point[:-1], point[-1]
-            log_p = torch.log_softmax(x @ weight + bias, 1)
-            error = (log_p.exp() - target) / count
+            out = x @ weight + bias
+            # The three losses have one gradient: what is answered minus what is true.
+            error = (answer_of(self.kind, out) - target) / count
             point.grad = torch.cat([x.T @ error + penalty * weight, error.sum(0, keepdim=True)])
-            return -(target * log_p).sum() / count + penalty / 2 * weight.square().sum()
+            loss = loss_of(self.kind, out, target).sum() / count
+            return loss + penalty / 2 * weight.square().sum()
 
         optimiser.step(closure)  # type: ignore[no-untyped-call]
         point.grad = None

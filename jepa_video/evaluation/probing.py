@@ -8,7 +8,7 @@ videos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ from ..models.encoder import VideoEncoder, build_encoder
 from ..models.hierarchy import whole_clip
 from .baselines import motion_grid, pixel_statistics
 from .features import Features, extract
-from .intervals import Interval, bootstrap_accuracy, paired_difference, wilson
-from .knn import knn_predict
-from .probes import linear_probe
+from .intervals import paired_difference
+from .labels import Target
+from .methods import knn_outcome, linear_outcome
+from .scores import accuracy_interval, groups_of, hits_of, right_of
 
 View = Callable[[Tensor], Tensor]
 LEARNED = ("", "untrained")  # views that come from an encoder; the names are those of summary.json
@@ -168,42 +169,27 @@ def probe_label(
     right to the share of draws in which it is. The interval is a bootstrap over groups where the
     set has groups, and Wilson's where clips are independent.
     """
-    truth = test.labels[:, column]
-    known = truth >= 0
-    groups = None
-    if test.groups is not None:  # numbered anew in each class, as UCF101's are: a pair is a group
-        pairs = zip(test.groups, truth.tolist(), strict=True)
-        groups = [pair for pair in pairs if pair[1] >= 0]
-    row: dict[str, Any] = {"chance": 1 / classes, "videos": int(known.sum())}
+    target = _target(train, column, classes)
+    truth = _target(test, column, classes)
+    groups = groups_of(test.groups, truth)
+    row: dict[str, Any] = {"chance": 1 / classes, "videos": int(truth.known.sum())}
     row |= {"labelled": len(draws[0]), "draws": len(draws)}
     hits: dict[str, Tensor] = {}
     test_views = views.split(test.x)
     for name, x in views.split(train.x).items():
         ending = f"_{name}" if name else ""
-        right, neighbours = [], []
-        for rows in draws:
-            y = train.labels[rows, column]
-            of = None if train.groups is None else [train.groups[i] for i in rows]
-            probe = linear_probe(x[rows], y, test_views[name], truth, groups=of)
-            right.append(probe.correct[known].double())
-            if name in LEARNED:
-                votes = knn_predict(x[rows], y, test_views[name][known])
-                neighbours.append((votes == truth[known]).double())
-        hits[name] = torch.stack(right).mean(0)
-        row |= _with_interval(f"probe_top1{ending}", hits[name], groups)
-        if neighbours:
-            row[f"knn_top1{ending}"] = float(torch.stack(neighbours).mean())
+        found = linear_outcome(x, target, test_views[name], draws, train.groups)
+        hits[name] = hits_of(found, truth)
+        told = accuracy_interval(hits[name], groups)
+        row |= {f"probe_top1{ending}": told.value}
+        row |= {f"probe_top1{ending}_interval": [told.low, told.high]}
+        if name in LEARNED:
+            votes = knn_outcome(x, target, test_views[name], draws)
+            row[f"knn_top1{ending}"] = float(right_of(votes, truth).mean())
     gain = paired_difference(hits[""].tolist(), hits["untrained"].tolist(), groups)
     row |= {"probe_top1_gain": gain.value, "probe_top1_gain_interval": [gain.low, gain.high]}
     return row
 
 
-def _with_interval(
-    name: str, hits: Tensor, groups: Sequence[Hashable] | None
-) -> dict[str, float | list[float]]:
-    found: Interval
-    if groups is None:
-        found = wilson(float(hits.sum()), len(hits))
-    else:
-        found = bootstrap_accuracy(hits.tolist(), groups)
-    return {name: found.value, f"{name}_interval": [found.low, found.high]}
+def _target(features: Features, column: int, classes: int) -> Target:
+    return Target("class", tuple(map(str, range(classes))), features.labels[:, column])
