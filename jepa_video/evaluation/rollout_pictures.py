@@ -1,0 +1,128 @@
+"""Rollouts as moving pictures: states decoded back into frames, beside what really followed.
+
+Shapes: states `B L P D`, pixels of a token `c t p p`, frames `L t H W 3`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ..data.datamodule import VideoDataModule
+from ..data.transforms import centre
+from ..models.decoder import Decoder
+from ..models.rope import Grid
+from ..training.video_jepa import VideoJEPA
+from .album import Picture, Plate, save_album
+from .drawing import (
+    beside,
+    chosen_slots,
+    enlarge,
+    pixels,
+    save_moving,
+    save_still,
+    stacked,
+    tile_side,
+)
+from .pictures import looking
+from .rollouts import Foresight, foresight, horizon, long_clips, past_slots, save_horizon
+
+SHOWN: Final = 4
+FEWEST: Final = 8  # clips below which no decoder is fitted
+MILLISECONDS: Final = 160
+PANELS: Final = ("teacher-forced", "rolled out", "last frame")
+
+
+def draw_rollouts(module: VideoJEPA, data: VideoDataModule, folder: Path) -> None:
+    """Measure how far a module sees and draw it; a module that does not tell the future is left."""
+    if past_slots(module) is None:
+        return
+    sample = long_clips(data, module)
+    if sample is None or len(sample.video) < 2 or sample.video.shape[1] < module.encoder.frames:
+        return
+    with looking(module):
+        found = foresight(module, sample.video)
+        save_horizon(horizon(module, found), folder)
+        for old in folder.glob("*.webp"):
+            old.unlink()
+        clip = torch.cat([centre(part, module.encoder.image) for part in sample.video.split(16)])
+        save_album(folder, [decoded_plate(found, clip, module.encoder.grid, folder)])
+
+
+def patches(clip: Tensor, slots: int, grid: Grid) -> Tensor:
+    """Pixels of each token of `B C T S S` with `slots` time slots: `B slots P (C t p p)`."""
+    _, height, width = grid
+    parts = clip.unflatten(2, (slots, -1)).unflatten(4, (height, -1)).unflatten(6, (width, -1))
+    return parts.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(2, 3)
+
+
+def unpatched(values: Tensor, channels: int, size: int, grid: Grid) -> Tensor:
+    """The inverse: `B slots P (C t p p)` to `B C T S S`, `S` being `size`."""
+    _, height, width = grid
+    p, q = size // height, size // width
+    parts = values.unflatten(3, (channels, -1, p, q)).unflatten(2, (height, width))
+    return parts.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
+
+
+def decoded_plate(found: Foresight, clip: Tensor, grid: Grid, folder: Path) -> Plate:
+    """A few clips beside their decoded states; the decoder has not seen them.
+
+    Args:
+        found: states of the clips.
+        clip: the same clips, normalised, `B C T S S`.
+        grid: of the encoder.
+        folder: where the pictures go.
+    """
+    slots = found.context.shape[1] + found.truth.shape[1]
+    values = patches(clip[:, :, : slots * found.frames].float(), slots, grid)
+    true = torch.cat((found.context, found.truth), dim=1)
+    shown = min(SHOWN, len(clip) // 3)
+    if len(clip) < FEWEST:
+        return Plate("Decoded rollouts", "Too few held-out clips to fit a decoder on.", ())
+    decoder = Decoder(true.shape[-1], values.shape[-1])
+    decoder.fit(true[shown:].flatten(0, 2), values[shown:].flatten(0, 2))
+    told = {kind: torch.cat((found.context, found.told[kind]), 1)[:shown] for kind in PANELS}
+    told = {"true states": true[:shown], **told}
+    films = [pixels(clip[:shown, :, : slots * found.frames])]
+    for states in told.values():
+        films.append(pixels(unpatched(decoder(states), clip.shape[1], clip.shape[-1], grid)))
+    heads = ("frames", *told)
+    rows = tuple(
+        (_film([film[at] for film in films], found, folder, at, heads),) for at in range(shown)
+    )
+    caption = (
+        f"From left to right: {', '.join(heads)}. A linear decoder, fitted on other clips, turns "
+        "states into pixels; it shows what the states know and has no part in training. After the "
+        f"first {found.context.shape[1] * found.frames} frames, which the model sees, every panel "
+        "but the first two is prediction, framed in orange."
+    )
+    return Plate("Decoded rollouts", caption, rows)
+
+
+def _film(
+    films: list[Tensor], found: Foresight, folder: Path, number: int, heads: tuple[str, ...]
+) -> Picture:
+    """One clip as a moving picture and as strips; films are `T S S 3`."""
+    side, known = tile_side(films[0].shape[1], 128), found.context.shape[1] * found.frames
+    big = [enlarge(film, side) for film in films]
+    for panel in big[2:]:
+        panel[known:] = _framed(panel[known:])
+    name, still = f"rollout_{number}.webp", f"rollout_{number}_still.webp"
+    frames = [beside([panel[t] for panel in big]) for t in range(len(big[0]))]
+    save_moving(frames, folder / name, MILLISECONDS)
+    chosen = chosen_slots(len(big[0]))
+    save_still(stacked([beside(list(panel[chosen])) for panel in big]), folder / still)
+    label = f"clip {number + 1}: {', '.join(heads)}"
+    return Picture(name, f"Five moving panels of a clip, {label}", label, still)
+
+
+def _framed(frames: Tensor, width: int = 3) -> Tensor:
+    """Frames `T S S 3` with an orange border."""
+    out, colour = frames.clone(), torch.tensor((230, 120, 20), dtype=frames.dtype)
+    for edge in (slice(None, width), slice(-width, None)):
+        out[:, edge] = colour
+        out[:, :, edge] = colour
+    return out
