@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -202,6 +202,24 @@ class VideoClips(Dataset[Item | Dropped]):
             column = self.column(label)
             other.label_names, other.classes = [label], {label: self.classes[label]}
             other.targets = other.targets[:, column : column + 1]
+        return other
+
+    def lengthened(self, most: int, look: int = 8) -> VideoClips:
+        """The same videos as clips of up to `most` frames, as far as some of them have room.
+
+        The first `look` that can be opened decide; a video that is shorter than they are does not
+        give a clip.
+        """
+        room = most
+        for video in range(min(look, len(self.paths))):
+            try:
+                info = self._info(video)
+            except DecodeError:
+                continue
+            whole = replace(self.settings, frames=most).offsets(info.fps)
+            room = min(room, sum(offset < info.frames for offset in whole))
+        other = copy.copy(self)
+        other.settings, other._hung = replace(self.settings, frames=max(room, 1)), {}
         return other
 
     def column(self, label: str) -> int:

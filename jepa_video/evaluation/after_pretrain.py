@@ -25,6 +25,8 @@ from .diagnostics import gap_figures
 from .pictures import draw_pictures
 from .probing import ProbeSettings, first_weights, primary_label, probe_all
 from .report import write_report
+from .rollout_pictures import draw_rollouts
+from .rollouts import FOLDER
 
 HEADLINE = ("probe_top1", "knn_top1", "chance")  # what the primary label lifts to the top
 
@@ -59,6 +61,7 @@ def conclude(
         summary |= _probes(module, data, settings, device, int(facts["seed"]))
         summary |= gap_figures(module, held_out.batches())
     summary["verdict"] = _verdict(run, summary, module.encoder.width)
+    _attempt("the rollouts", lambda: draw_rollouts(module, data, run.path / FOLDER))
     _attempt("the pictures", lambda: draw_pictures(module, data, run.path / "pictures"))
     run.update_summary(**summary, status="finished")
     _attempt("the report", lambda: write_report(run.path))

@@ -13,6 +13,7 @@ from ..training.run import write_whole
 from .album import load_album
 from .charts import MOST_LINES, Series, bar, line_chart, number
 from .page import document, folded, missing, note, paragraph, plate, section, table
+from .rollouts_section import rollouts_section
 from .runfiles import Column, RunFiles, baselines, finite, flat, interval, read_run
 from .words import collapse_remark, final_remark, headline, points, pretty, share, who_is
 
@@ -68,6 +69,7 @@ def write_report(run: Path) -> Path:
         result_section(files),
         curves_section(files),
         collapse_section(files),
+        rollouts_section(files.folder),
         pictures_section(files),
         data_section(files),
         config_section(files),
@@ -88,8 +90,8 @@ def page_head(files: RunFiles) -> str:
         facts.append(f"seed {files.summary['seed']}")
     written = [p.stat().st_mtime for p in [files.folder / "metrics.csv"] if p.exists()]
     facts += [time.strftime("log of %Y-%m-%d %H:%M", time.localtime(at)) for at in written]
-    names = ("result", "curves", "collapse", "pictures", "data", "config", "use")
-    words = ("Result", "Curves", "Collapse", "Pictures", "Data", "Config", "Use it")
+    names = ("result", "curves", "collapse", "future", "pictures", "data", "config", "use")
+    words = ("Result", "Curves", "Collapse", "Future", "Pictures", "Data", "Config", "Use it")
     links = "".join(f'<a href="#{n}">{w}</a>' for n, w in zip(names, words, strict=True))
     return (
         f'<p class="kind">jepa_video, report of a pretraining run</p><h1>{escape(files.name)}</h1>'
