@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,14 +145,17 @@ REFUSED = [
     (["--data.size", "large"], "data.size: expected a value of type int, got 'large'"),
     (["--data.sise", "40"], "no option --data.sise; did you mean --data.size?"),
     (["--trainer.max_step", "3"], "no option --trainer.max_step; did you mean"),
-    (["--model.target", "emma"], "model.target: expected one of 'ema', 'shared', got 'emma'"),
+    (["--model.target", "emma"], "model.target: expected one of 'ema', 'shared'"),
     (["--model.encoder.size", "big"], "model.encoder.size: expected one of 'nano'"),
     (["--model.encoder", "Nothing"], "no class 'Nothing'"),
     (["--data.root"], "expected one argument"),
     (["stray"], "no place for the word 'stray'"),
     (["--wandb", "maybe"], "wandb: expected one of"),
     (["--data.root", "{videos}", "--model.encoder.image", "30"], "multiple of the patch size 8"),
-    (["--data.root", "{videos}", "--data.frames", "16"], "model.encoder.frames is 8"),
+    (["--data.root", "{videos}", "--data.frames", "16"], "leave data.frames out"),
+    (["--data.root", "{videos}", "--data.size", "31"], "size is 31 and model.encoder.image is 32"),
+    (["--data.root", ""], "data.root is empty: expected a folder or a manifest"),
+    (["--data.train", "[a.csv, '']"], "data.train is empty"),
     (["--data.root", "{videos}", "--probe.label", "mood"], "no label 'mood'"),
     (["--data.root", "{videos}", "--trainer.devices", "x"], "trainer: "),
     (["--data.root", "{videos}", "--trainer.strategy", "x"], "trainer: "),
@@ -260,6 +264,30 @@ def test_a_finished_run_is_trained_further_only_when_told(videos: Path, tmp_path
     assert summary["steps"] == 4
     rows = (tmp_path / "longer" / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4"]
+
+
+def test_the_encoder_alone_says_how_long_a_clip_is(videos: Path) -> None:
+    from jepa_video.cli.job import Job
+    from jepa_video.cli.options import build_parser, parse
+
+    parser = build_parser()
+    words = ["--data.root", str(videos), *SMALL]
+    for said, frames in (([], 8), (["--model.encoder.frames", "4"], 4)):
+        job = Job(parser, parse(parser, [*words, *said]))
+        video = job.data.clips("train")[0]["video"]
+        assert job.module.encoder.frames == len(video) == frames
+
+
+def test_a_run_folder_that_says_the_length_twice_is_resumed(finished: Path, tmp_path: Path) -> None:
+    """As every run wrote it before the clips' length followed from the encoder's."""
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    text = (old / "config.yaml").read_text()
+    assert "\n  frames:" not in text, "now it is said with the encoder alone"
+    (old / "config.yaml").write_text(text.replace("\ndata:\n", "\ndata:\n  frames: 8\n"))
+    words = ["--resume", str(old), "--trainer.max_steps", "7", "--probe.most_videos", "0"]
+    assert main(["pretrain", *words]) == 0
+    assert json.loads((old / "summary.json").read_text())["steps"] == 7
 
 
 def test_report_writes_the_page_anew(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

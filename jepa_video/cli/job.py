@@ -52,9 +52,7 @@ class Job:
             raise UserError(f"seed must be from 0 to below 2^63, not {config.seed}")
         torch.manual_seed(config.seed)
         try:
-            made = getattr(parser, "instantiate", parser.instantiate_classes)(
-                config
-            )  # 4.49 renamed it
+            made = parser.instantiate(config)
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
         self.module: VideoJEPA = made.model
@@ -72,6 +70,7 @@ class Job:
         )  # a label that is not there is told now, not at the end
 
     def _same_length(self) -> None:
+        self.data.suit(self.module.frames, self.module.encoder.image)
         frames, wanted = self.data.settings.frames, self.module.frames
         if frames != wanted and self.module.level2.windows > 1:
             raise UserError(
@@ -80,7 +79,8 @@ class Job:
             )
         if frames != wanted:
             raise UserError(
-                f"data.frames is {frames} and model.encoder.frames is {wanted}: give both the same"
+                f"data.frames is {frames} and model.encoder.frames is {wanted}: leave data.frames "
+                "out, which then is the encoder's"
             )
 
     def _enough(self) -> None:

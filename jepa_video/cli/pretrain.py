@@ -18,11 +18,11 @@ embedded set of moving shapes that is made on the first run.
   --config FILE             YAML with any of the options; what follows on the line overrides it
   --data.root PATH          your videos: a folder of class folders, of train/ and val/, a manifest,
                             or `synthetic`; labels are optional
-  --data.frames N           frames of a clip          --data.stride N     source frames between two
+  --data.stride N           source frames between two of a clip
   --data.size N             stored pixels             --data.workers N    loader processes
   --data.batch_size N       clips on each device
   --model.encoder.size S    nano, tiny, small, base, large, huge, giant
-  --model.encoder.frames N  as data.frames            --model.encoder.image N   pixels it sees
+  --model.encoder.frames N  frames of a clip          --model.encoder.image N   pixels it sees
   --trainer.max_steps N     optimiser steps           --trainer.devices N       how many devices
   --trainer.precision P     32-true, bf16-mixed ...   --trainer.accelerator A   auto, cpu, gpu
   --seed N                  of everything             --name NAME, --runs DIR   runs/NAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ class VideoDataModule(LightningDataModule):
         val: the same for the held-out videos.
         weights: how often each training source is taken; None takes every video once an epoch.
         labels: label columns to keep; None keeps all.
-        frames: frames of a clip.
+        frames: frames of a clip; None takes as many as the encoder does, 8 where there is none.
         stride: source frames from one to the next.
         fps: frames a second in place of the stride.
         size: height and width of the stored clip, pixels; augmentation crops from it.
@@ -60,7 +61,7 @@ class VideoDataModule(LightningDataModule):
         val: Sources = None,
         weights: list[float] | None = None,
         labels: list[str] | None = None,
-        frames: int = 8,
+        frames: int | None = None,
         stride: int = 2,
         fps: float | None = None,
         size: int = 40,
@@ -81,12 +82,32 @@ class VideoDataModule(LightningDataModule):
         self.root, self.train, self.val, self.weights = root, train, val, weights
         self.labels, self.batch_size, self.workers = labels, batch_size, workers
         self.cache_mb = cache_mb
-        self.settings = ClipSettings(frames, stride, fps, size, fit)
+        self.frames = frames
+        length = ClipSettings.frames if frames is None else frames
+        self.settings = ClipSettings(length, stride, fps, size, fit)
         self.check, self.unreadable_limit, self.missing = check, unreadable_limit, missing
         self.val_fraction, self.seed, self.timeout = val_fraction, seed, timeout
         self.unreadable = Ledger(0, unreadable_limit, root)
         self._clips: dict[str, VideoClips] = {}
         self._refuse_nonsense()
+
+    def suit(self, frames: int, image: int) -> None:
+        """Make clips of `frames` frames where the settings leave it open: before `setup`.
+
+        Args:
+            frames: what the encoder takes.
+            image: height and width that it sees, pixels.
+
+        Raises:
+            UserError: the stored clip would have to be blown up to what the encoder sees.
+        """
+        if self.frames is None:
+            self.settings = replace(self.settings, frames=frames)
+        if self.settings.size < image:
+            raise UserError(
+                f"data.size is {self.settings.size} and model.encoder.image is {image}: the clips "
+                "would be blown up; give data.size as much or more"
+            )
 
     def prepare_data(self) -> None:
         """Make the embedded set and examine the files, on one process; others find the answers."""
@@ -244,6 +265,9 @@ class VideoDataModule(LightningDataModule):
         return read_source(source, below)
 
     def _refuse_nonsense(self) -> None:
+        for name in ("root", "train", "val"):
+            if "" in (source.strip() for source in _several(getattr(self, name))):
+                raise UserError(f"data.{name} is empty: expected a folder or a manifest")
         for name, low in (("batch_size", 1), ("workers", 0), ("cache_mb", 0)):
             if getattr(self, name) < low:
                 raise UserError(f"data.{name} must be {low} or more, not {getattr(self, name)}")
