@@ -207,7 +207,8 @@ def _with_header(
     named = "label" in columns and "class" in columns
     rows, names = [], {}
     for number, fields in lines:
-        cells = {name: cell.strip() for name, cell in zip(header, fields, strict=False)}
+        _same_width(path, number, fields, len(header), "the header")
+        cells = {name: cell.strip() for name, cell in zip(header, fields, strict=True)}
         labels = {name: cells[name] for name in columns if cells.get(name)}
         if named and "label" in labels:
             names[labels["label"]] = labels.get("class", labels["label"])
@@ -226,14 +227,24 @@ def _with_header(
 
 def _without_header(path: Path, lines: list[tuple[int, list[str]]], places: _Places) -> Listing:
     rows = []
-    most = max(len(fields) for _, fields in lines)
-    columns = ["label", *(f"label{i}" for i in range(2, most))][: most - 1]
+    first, width = lines[0][0], len(lines[0][1])
+    columns = ["label", *(f"label{i}" for i in range(2, width))][: width - 1]
     for number, fields in lines:
+        _same_width(path, number, fields, width, f"line {first}")
         file = _path_of(path, number, fields[0].strip())
-        cells = zip(columns, (cell.strip() for cell in fields[1:]), strict=False)
+        cells = zip(columns, (cell.strip() for cell in fields[1:]), strict=True)
         labels = {name: cell for name, cell in cells if cell}
         rows.append(Row(places.find(file), labels, origin=f"{path}, line {number}"))
     return Listing(rows, columns, str(path))
+
+
+def _same_width(manifest: Path, number: int, fields: list[str], width: int, other: str) -> None:
+    """A row of another width has its cells under the wrong names: a comma in a path, say."""
+    if len(fields) != width:
+        raise UserError(
+            f"{manifest}, line {number} has another number of cells ({len(fields)}) than {other} "
+            f"({width}): leave a label empty where there is none, and put quotes around a comma"
+        )
 
 
 def _path_of(manifest: Path, number: int, cell: str) -> str:

@@ -113,6 +113,10 @@ BAD = {
     "no_path_bare.csv": "line 2: the row names no file",
     "no_column.csv": "has no column 'path' and line 1 begins with 'name'",
     "bytes.csv": "cannot be read as text",
+    "wide.csv": r"wide.csv, line 3 has another number of cells .3. than the header .2.",
+    "narrow.csv": r"narrow.csv, line 2 has another number of cells .1. than the header .3.",
+    "wide_bare.csv": r"wide_bare.csv, line 3 has another number of cells .3. than line 1 .2.",
+    "narrow_bare.txt": r"narrow_bare.txt, line 2 has another number of cells .1. than line 1 .2.",
 }
 
 
@@ -124,6 +128,10 @@ def test_what_cannot_be_used_is_one_sentence(name: str, tmp_path: Path) -> None:
     (tmp_path / "no_path.csv").write_text("path,label\na.mp4,1\n,2\n")
     (tmp_path / "no_path_bare.csv").write_text("a.mp4,1\n,2\n")
     (tmp_path / "no_column.csv").write_text("name,label\na.mp4,1\n")
+    (tmp_path / "wide.csv").write_text("path,label\na.mp4,1\na,1.mp4,2\n")
+    (tmp_path / "narrow.csv").write_text("path,label,group\na.mp4\n")
+    (tmp_path / "wide_bare.csv").write_text("a.mp4,1\n\na,1.mp4,2\n")
+    (tmp_path / "narrow_bare.txt").write_text("a.mp4 1\na.mp4\n")
     (tmp_path / "bytes.csv").write_bytes(b"\x00\xff\xfe\x81" * 20)
     with pytest.raises(UserError, match=BAD[name]) as caught:
         read_source(tmp_path / name)
