@@ -22,6 +22,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -148,12 +149,21 @@ def create_run(runs: Path, name: str | None = None) -> Run:
                 break
             except FileExistsError:
                 if name is not None:
-                    raise UserError(
-                        f"the run {path} exists; choose another --name, or continue it with "
-                        f"--resume {path}"
-                    ) from None
+                    raise UserError(_taken(Run(path))) from None
         (path / "checkpoints").mkdir()
     return Run(path)
+
+
+def _taken(run: Run) -> str:
+    if begun(run):
+        return (
+            f"the run {run.path} exists; choose another --name, or continue it with "
+            f"--resume {run.path}"
+        )
+    return (
+        f"the run {run.path} exists and has no step yet; choose another --name, or remove the "
+        "folder if no process is at work on it"
+    )
 
 
 @contextlib.contextmanager
@@ -196,17 +206,33 @@ def checkpoints_of(run: Run) -> list[Path]:
 
 @contextlib.contextmanager
 def only_writer(run: Run) -> Iterator[None]:
-    """Hold the run for this process.
+    """Hold the run for this process; one that fails before its first step leaves no folder.
 
     Raises:
         UserError: where another living process holds it.
     """
-    with (run.path / ".lock").open("a") as handle:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"the run {run.path} is in use by another process") from None
-            except OSError:
-                pass  # a file system without locks: the exclusive mkdir has to do
-        yield
+    held = False
+    try:
+        with (run.path / ".lock").open("a") as handle:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(f"the run {run.path} is in use by another process") from None
+                except OSError:
+                    pass  # a file system without locks: the exclusive mkdir has to do
+            held = True
+            yield
+    except BaseException:
+        if held and not begun(run):
+            shutil.rmtree(run.path, ignore_errors=True)  # its name is free again
+        raise
+
+
+def begun(run: Run) -> bool:
+    """Whether a run holds anything of a step: a checkpoint, or a row of its log."""
+    return bool(checkpoints_of(run)) or any(
+        len(table.read_text().splitlines()) > 1
+        for table in (run.metrics, run.timings)
+        if table.exists()
+    )

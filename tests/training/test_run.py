@@ -188,3 +188,30 @@ def test_a_summary_is_json(tmp_path: Path) -> None:
     run = create_run(tmp_path, "one")
     run.update_summary(rankme=1.5)
     assert json.loads((run.path / "summary.json").read_text()) == {"rankme": 1.5}
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_its_name_free(tmp_path: Path) -> None:
+    for error in (UserError, RuntimeError, KeyboardInterrupt, SystemExit):
+        run = create_run(tmp_path, "one")
+        with pytest.raises(error), only_writer(run):
+            run.config.write_text("seed: 0\n")
+            run.metrics.write_text("step,loss\n")
+            raise error
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["metrics.csv", "checkpoints/step-00000003.ckpt"])
+def test_a_run_that_fails_after_a_step_keeps_it(tmp_path: Path, step: str) -> None:
+    run = create_run(tmp_path, "one")
+    with pytest.raises(RuntimeError), only_writer(run):
+        (run.path / step).write_text("step,loss\n3,1\n")
+        raise RuntimeError
+    assert (run.path / step).is_file()
+    with pytest.raises(UserError, match="continue it with --resume"):
+        create_run(tmp_path, "one")
+
+
+def test_a_folder_that_a_killed_start_has_left_is_not_said_to_resume(tmp_path: Path) -> None:
+    create_run(tmp_path, "one")
+    with pytest.raises(UserError, match="has no step yet; .* remove the folder"):
+        create_run(tmp_path, "one")
