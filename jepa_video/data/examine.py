@@ -1,14 +1,12 @@
 """Is this file a video that can be trained on, and which decoder reads it right?
 
-Runs in a process of its own (see `check.py`), which a decoder may hang or crash: it takes a job a
-line from its input and answers a line on its output. Imports no torch: it must start quickly.
+Runs in a process of its own (see `watched.py`), which a decoder may hang or crash. Imports no
+torch: it must start quickly.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, Final
 
@@ -23,8 +21,8 @@ from jepa_video.data.decode import (
     read_clip,
     video_info,
 )
+from jepa_video.data.watched import serve
 
-READY: Final = "ready"
 _ONE_PASS: Final = 1024  # up to so many frames a doubtful file is decoded in order, without seeks
 _MP4_FIRST: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _LFS: Final = b"version https://git-lfs"
@@ -193,16 +191,8 @@ def from_json(values: dict[str, Any]) -> Finding:
 
 
 def main() -> None:
-    """Answer jobs until the input ends; decoders print, so the answers have their own channel."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    print(READY, file=answers, flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            finding = examine(job["path"], job["level"], job["decord"])
-        except Exception as error:  # nothing that a file does may end the examiner
-            finding = Finding(None, f"unreadable: {type(error).__name__} ({error})")
-        print(json.dumps(to_json(finding)), file=answers, flush=True)
+    """Answer the jobs of `check.py` in a helper process."""
+    serve(
+        lambda job: to_json(examine(job["path"], job["level"], job["decord"])),
+        lambda told: to_json(Finding(None, told)),
+    )
