@@ -16,7 +16,13 @@ from ..errors import UserError
 
 VERBS = {
     "pretrain": "train a video JEPA on video files; without options on an embedded set",
+    "probe": "say what frozen encoders know about labels, beside what they have to beat",
+    "prepare": "check, index, re-encode and split a dataset or a folder of videos",
+    "embed": "write the features of many videos into one file, resumable",
+    "finetune": "train a pretrained encoder on labels: all of it, its last blocks, or adapters",
+    "diagnose": "say without labels what state an encoder is in, on one page",
     "study": "train the rows of a comparison and write one table and one page",
+    "export": "write an encoder for transformers, ONNX, torch.export or load_encoder",
     "report": "write report.html of a run anew",
     "doctor": "say what is installed, whether a run would work, and what to mend",
 }
