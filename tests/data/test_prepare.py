@@ -6,6 +6,7 @@ import csv
 import gzip
 import itertools
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -467,5 +468,14 @@ def test_bad_options_are_told_in_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_job_names_every_dataset() -> None:
-    assert set(job.DATASETS) == {*LAYOUTS, "moving-mnist"}
+def test_the_page_on_datasets_names_each_and_types_what_is_accepted() -> None:
+    from jepa_video.cli.options import parse
+    from jepa_video.cli.prepare import _parser
+
+    page = (Path(__file__).parents[2] / "data" / "README.md").read_text()
+    assert all(f"`{name}`" in page for name in job.DATASETS)
+    lines = [line.split(maxsplit=3) for line in page.splitlines() if "jepa-video prepare " in line]
+    typed = [shlex.split(words[3]) for words in lines if words[:2] == ["jepa-video", "prepare"]]
+    assert len(typed) >= 3
+    for words in typed:
+        assert parse(_parser(), words).out.startswith("prepared/")
