@@ -17,6 +17,7 @@ from ..energies.regularizers import NoRegularizer
 from ..errors import UserError
 from ..evaluation.after_pretrain import conclude, last_screen
 from ..evaluation.probing import primary_label
+from ..interop.start import start_from
 from ..training.logs import tensorboard_logger, wandb_logger, wandb_mode
 from ..training.pretrain import Parts, fit, make_trainer, prepare, quiet, start_lines
 from ..training.progress import console
@@ -56,6 +57,8 @@ class Job:
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
         self.module: VideoJEPA = made.model
+        if config.init is not None and config.resume is None:
+            self.screen.print(start_from(self.module, config.init), markup=False)
         self.data: VideoDataModule = made.data
         self.made = made
         self.trainer_options: dict[str, Any] = dict(vars(made.trainer))

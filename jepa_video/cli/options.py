@@ -50,6 +50,7 @@ def build_parser() -> ArgumentParser:
     parser.allow_abbrev = False  # a key that is misspelt is an error, not another key
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--resume", type=str | None, help="run folder to go on with")
+    parser.add_argument("--init", type=str | None, help="weights to start from, as load_encoder")
     parser.add_argument("--name", type=str | None, help="name of the run; date and time if None")
     parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data, masks and the rest")

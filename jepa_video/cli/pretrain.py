@@ -27,6 +27,7 @@ embedded set of moving shapes that is made on the first run.
   --trainer.precision P     32-true, bf16-mixed ...   --trainer.accelerator A   auto, cpu, gpu
   --seed N                  of everything             --name NAME, --runs DIR   runs/NAME
   --wandb MODE              offline, online or off    --tensorboard true
+  --init PATH               start from weights: a run, an export, a checkpoint of V-JEPA 2
   --resume RUN              go on with a run that was stopped or killed; a finished one needs a
                             larger --trainer.max_steps
 

@@ -146,6 +146,8 @@ def obstacle(encoder: VideoEncoder) -> str | None:
             f"its rotary positions are {encoder.rotary!r} and VJEPA2Model knows only its own form; "
             "a run with --model.encoder.rotary vjepa2 can be exported"
         )
+    if encoder.config["background"]:
+        return "it takes the background off its frames, which VJEPA2Model does not do"
     return None
 
 

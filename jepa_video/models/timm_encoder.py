@@ -89,7 +89,7 @@ class TimmEncoder(VideoEncoder):
         x = self.project(clip).flatten(2).transpose(1, 2)  # B N D
         x = x + self.place.repeat(1, self.grid[0], 1)
         x = x + self.time.repeat_interleave(self.area, dim=0)
-        slots = grid_positions(self.grid, clip.device)[:, 0].expand(len(x), -1)  # B N
+        slots = grid_positions(self.grid, clip.device)[:, 0].expand(x.shape[0], -1)  # B N
         if keep is not None:
             x, slots = gather_tokens(x, keep), slots.gather(1, keep)
         mask = None
