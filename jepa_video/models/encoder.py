@@ -5,6 +5,7 @@ Shapes: clips `B C T H W`, tokens `B N D` with `N = T' H' W'` of `grid` in time-
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -103,6 +104,10 @@ class VideoViT(VideoEncoder):
         channels: colour channels `C`.
         norm_eps: added to the variance in each layer-norm; V-JEPA 2 has 1e-6.
         rotary: form of the positions; `vjepa2` for weights of V-JEPA 2, see `rotary_tables`.
+        background: share of the clip, from its start, whose mean picture is taken off every frame,
+            so that what stands still vanishes and motion is left; 0 leaves the pictures as they
+            are. Where the future is predicted keep it at most the share that is context, or the
+            context would know the future's mean.
 
     Raises:
         UserError: patch or tubelet do not divide the clip, or a size is below 1.
@@ -124,19 +129,24 @@ class VideoViT(VideoEncoder):
         mlp_ratio: float | None = None,
         norm_eps: float = 1e-5,
         rotary: Rotary = "paired",
+        background: float = 0.0,
     ) -> None:
         super().__init__()
         _positive(depth=depth, width=width, heads=heads)
+        if not 0 <= background <= 1:
+            raise UserError(f"model.encoder.background must be from 0 to 1, not {background}")
         self.config = {"class": "VideoViT", "size": size, "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "depth": depth, "width": width}
         self.config |= {"heads": heads, "drop_path": drop_path, "channels": channels}
         self.config |= {"mlp_ratio": mlp_ratio, "norm_eps": norm_eps, "rotary": rotary}
+        self.config |= {"background": background}
         named_width, named_depth, named_heads, named_ratio = SIZES[size]
         self.width, depth = width or named_width, depth or named_depth
         self.frames, self.image, self.patch, self.tubelet = frames, image, patch, tubelet
         self.grid = token_grid(frames, image, tubelet, patch)
         self.heads, self.mlp_ratio = heads or named_heads, mlp_ratio or named_ratio
         self.norm_eps, self.rotary, self.checkpointing = norm_eps, rotary, checkpointing
+        self.background = math.ceil(background * frames)  # in frames
         self.embed = nn.Linear(channels * tubelet * patch * patch, self.width)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
@@ -155,6 +165,8 @@ class VideoViT(VideoEncoder):
                 f"clip of {t} frames of {h} x {w}; the encoder takes {self.frames} frames of "
                 f"{self.image} x {self.image}"
             )
+        if self.background:  # doubled: what is left is smaller than a picture
+            clip = 2 * (clip - clip[:, :, : self.background].mean(dim=2, keepdim=True))
         (gt, gh, gw), p = self.grid, self.patch
         tubes = clip.view(b, c, gt, self.tubelet, gh, p, gw, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
         return tubes.reshape(b, gt * gh * gw, -1)

@@ -197,3 +197,16 @@ def test_a_timm_model_that_is_no_vit_is_refused():
 def test_every_size_splits_into_even_heads():
     for width, _, heads, _ in SIZES.values():
         assert width % heads == 0 and (width // heads) % 2 == 0
+
+
+def test_without_its_background_a_clip_is_its_motion():
+    """What stands still changes nothing, and the past knows nothing of the future."""
+    encoder = VideoViT(size="nano", frames=8, image=16, background=0.5).eval()
+    clip, still = torch.randn(2, 3, 8, 16, 16), torch.randn(2, 3, 1, 16, 16)
+    torch.testing.assert_close(encoder(clip + still), encoder(clip))
+    past = torch.arange(encoder.num_tokens // 2).expand(2, -1)
+    other = torch.cat((clip[:, :, :4], torch.randn(2, 3, 4, 16, 16)), dim=2)
+    torch.testing.assert_close(encoder(other, past), encoder(clip, past))
+    assert not torch.allclose(VideoViT(size="nano", frames=8, image=16)(clip + still), encoder(clip))
+    with pytest.raises(UserError, match="background must be from 0 to 1"):
+        VideoViT(background=1.5)
