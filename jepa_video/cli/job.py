@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from ..data.datamodule import VideoDataModule
+from ..energies.contrastive import NoContrast
 from ..energies.regularizers import NoRegularizer
 from ..errors import UserError
 from ..evaluation.after_pretrain import conclude, last_screen
@@ -91,15 +92,16 @@ class Job:
         clips = min(self.data.batch_size, len(self.data.clips("train")))
         if clips < 2 and self._compares_clips():
             raise UserError(
-                f"{self.data.root} gives batches of one clip, and the regulariser of clips needs "
+                f"{self.data.root} gives batches of one clip, and terms that compare clips need "
                 "two: give more training videos, a larger data.batch_size, or "
-                "--model.regularize '[tokens]'"
+                "--model.regularize '[tokens]' without a contrast"
             )
 
     def _compares_clips(self) -> bool:
         """Whether a batch of this process must hold two clips for all terms of the loss."""
         idle = isinstance(self.module.regularizer, NoRegularizer)
-        return "clips" in self.module.regularize and not idle and self.alone
+        pushes = not isinstance(self.module.contrast, NoContrast)
+        return self.alone and (pushes or "clips" in self.module.regularize and not idle)
 
     def run(self, run: Run, resume_from: Path | None, stops: StopRequests, started: float) -> None:
         """Train, evaluate and show.
@@ -183,7 +185,7 @@ class Job:
         if facts["lone_batches"]:
             self.screen.print(
                 f"{facts['lone_batches']} batches had one readable clip: they were trained on "
-                "without the regulariser of clips, which needs two"
+                "without the terms that compare clips"
             )
         device = parts.trainer.strategy.root_device
         probe, held_out = self.made.probe, parts.held_out

@@ -146,7 +146,7 @@ class VideoJEPA(L.LightningModule):
             z = self.latent.posterior(s_x, y, self.generator(LATENT))
             y_hat = self.predict(s_x, mask, z.z)  # B M D
             energy = self.energy(y_hat, y)  # B
-            against = self.regularization(s_x, s_y) | self.contrast(y_hat.mean(1), y.mean(1))
+            against = self.regularization(s_x, s_y) | self.contrasted(y_hat, y)
             parts.append({"energy": energy, **z.terms, **against})
         terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         terms |= self.above(s_y)
@@ -252,6 +252,14 @@ class VideoJEPA(L.LightningModule):
         loss = torch.stack(list((terms | untouched(self.levels()[0])).values())).sum()
         self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}})
         return {"loss": loss, "energy": terms["level2/energy"].detach(), "s_x": s_y, "s_y": s_y}
+
+    def contrasted(self, y_hat: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The contrast of mean tokens, `B M D` twice; a clip alone has no negative and counts 0."""
+        pair = y_hat.mean(dim=1), y.mean(dim=1)
+        if len(y) > 1 or world_size() > 1:
+            return self.contrast(*pair)
+        twice = self.contrast(*(half.expand(2, -1) for half in pair))  # for the names
+        return {name: torch.zeros_like(value) for name, value in twice.items()}
 
     # Frozen use
 

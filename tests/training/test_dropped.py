@@ -1,30 +1,32 @@
 """Files that fail while they are read: batches shrink, the run goes on, and a resume is exact."""
 
+import csv
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from rich.console import Console
 
-from jepa_video.data.datamodule import VideoDataModule
+from jepa_video.cli.job import Job
+from jepa_video.cli.options import build_parser, parse
 from jepa_video.data.synthetic import SyntheticSettings, write_synthetic
+from jepa_video.energies.contrastive import InfoNCE
 from jepa_video.models.encoder import VideoViT
 from jepa_video.training.checkpoints import newest_checkpoint
-from jepa_video.training.pretrain import (
-    CheckpointSettings,
-    Parts,
-    WatchSettings,
-    fit,
-    prepare,
-)
-from jepa_video.training.run import Run, create_run
+from jepa_video.training.run import Run, checkpoints_of, create_run
 from jepa_video.training.stops import EXIT_TERMINATE, RunStopped, StopRequests
 from jepa_video.training.video_jepa import VideoJEPA
 
-OPTIONS = {"accelerator": "cpu", "max_steps": 8, "log_every_n_steps": 1, "limit_val_batches": 0}
+TINY = (
+    "--data.size 20 --data.batch_size 2 --data.check none --data.unreadable_limit 1.0 "
+    "--model.encoder.frames 4 --model.encoder.image 16 --model.encoder.width 24 "
+    "--model.encoder.depth 1 --model.encoder.heads 2 --trainer.max_steps 8 "
+    "--trainer.log_every_n_steps 1 --trainer.accelerator cpu --watch.every_n_steps 3 "
+    "--wandb off --probe.most_videos 0"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,59 +39,52 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_of(run: Run, data: Path, stops: StopRequests, *extra: L.Callback) -> Parts:
-    torch.manual_seed(0)
-    encoder = partial(VideoViT, width=24, depth=1, heads=2, frames=4, image=16)
-    module = VideoJEPA(encoder)
-    clips = VideoDataModule(
-        str(data), frames=4, size=20, batch_size=2, check="none", unreadable_limit=1.0
-    )
-    clips.setup()
-    parts = prepare(
-        run,
-        module,
-        clips,
-        dict(OPTIONS),
-        stops=stops,
-        loggers=[],
-        checkpoint=CheckpointSettings(),
-        watch=WatchSettings(every_n_steps=3),
-        screen=Console(quiet=True),
-    )
-    parts.trainer.callbacks[:0] = extra
-    return parts
+def train(run: Run, data: Path, stop: int | None = None) -> VideoJEPA:
+    """Eight steps in `run`, or what is left of them; a request to stop comes in step `stop`."""
+    parser = build_parser()
+    job = Job(parser, parse(parser, ["--data.root", str(data), *TINY.split()]), Console(quiet=True))
+    stops = StopRequests()
 
+    def told(*_: Any) -> None:
+        if job.module.global_step == stop:
+            stops.code = EXIT_TERMINATE
 
-class StopAt(L.Callback):
-    def __init__(self, step: int, stops: StopRequests) -> None:
-        self.step, self.stops = step, stops
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            self.stops.code = EXIT_TERMINATE
+    job.module.on_train_batch_start = told
+    newest = newest_checkpoint(run) if checkpoints_of(run) else None
+    job.run(run, newest, stops, time.monotonic())
+    return job.module
 
 
 def test_a_batch_that_shrinks_to_one_clip_is_trained_on_and_resumed_exactly(
     damaged: Path, tmp_path: Path
 ) -> None:
     whole, parts = create_run(tmp_path, "whole"), create_run(tmp_path, "parts")
-    done = run_of(whole, damaged, StopRequests())
-    fit(done)
-    rows = [line.split(",") for line in whole.metrics.read_text().splitlines()]
-    clips, tokens = (rows[0].index(f"reg/{level}/variance") for level in ("clips", "tokens"))
-    lone = [row for row in rows[1:] if float(row[clips]) == 0]
+    module = train(whole, damaged)
+    rows = list(csv.DictReader(whole.metrics.open()))
+    lone = [row for row in rows if float(row["reg/clips/variance"]) == 0]
     assert 0 < len(lone) < 8, "some batches are of one clip, some of two"
-    assert all(float(row[tokens]) > 0 for row in lone), "the rest stays"
-    assert done.health.lone == len(lone)
+    assert all(float(row["reg/tokens/variance"]) > 0 for row in lone), "the rest stays"
+    assert whole.summary()["lone_batches"] == len(lone)
     assert len(whole.unreadable.read_text().splitlines()) == 3, "both files are listed"
     for step in (2, 5):
-        stops = StopRequests()
         with pytest.raises(RunStopped):
-            resumed = newest_checkpoint(parts) if step > 2 else None
-            fit(run_of(parts, damaged, stops, StopAt(step, stops)), resumed)
-    again = run_of(parts, damaged, StopRequests())
-    fit(again, newest_checkpoint(parts))
+            train(parts, damaged, step)
+    again = train(parts, damaged)
     assert parts.metrics.read_bytes() == whole.metrics.read_bytes()
-    assert again.health.lone == done.health.lone
-    for name, value in done.module.state_dict().items():
-        assert torch.equal(value, again.module.state_dict()[name]), name
+    assert parts.summary()["lone_batches"] == len(lone)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_clip_alone_counts_0_in_what_compares_clips() -> None:
+    encoder = partial(VideoViT, width=24, depth=1, heads=2, frames=4, image=16)
+    module, logged = VideoJEPA(encoder, contrast=InfoNCE), {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    video = torch.randint(256, (2, 4, 3, 16, 16), dtype=torch.uint8)
+    compared = ("contrastive", "reg/clips/variance")
+    module.training_step({"video": video}, 0)
+    assert all(logged[name] > 0 for name in compared)
+    loss = module.training_step({"video": video[:1]}, 0)["loss"]
+    assert all(logged[name] == 0 for name in compared)
+    rest = [v for k, v in logged.items() if k == "energy" or k.startswith("reg/tokens/")]
+    torch.testing.assert_close(loss.detach(), torch.stack(rest).sum())
