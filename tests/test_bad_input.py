@@ -6,6 +6,7 @@ import pytest
 
 from jepa_video.cli import main
 from jepa_video.data.synthetic import SyntheticSettings, write_synthetic
+from jepa_video.training.run import create_run
 
 SMALL = ["--model.encoder.depth", "1", "--trainer.max_steps", "1", "--wandb", "off"]
 SMALL += ["--trainer.accelerator", "cpu", "--data.check", "none"]
@@ -68,3 +69,23 @@ def test_a_negative_number_is_a_value() -> None:
 
     parsed = parse(build_parser(), ["--trainer.max_steps", "-1", "--trainer.max_epochs", "2"])
     assert (parsed.trainer.max_steps, parsed.trainer.max_epochs) == (-1, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"data: [\n", "is not a YAML file of settings"),
+        (b"", "config.yaml"),
+        (b"data:\n  sizze: 3\n", "no option 'data.sizze'"),
+        (b"data:\n  size: large\n", "data.size: expected a value of type int, got 'large'"),
+        (b"model:\n  encoder: Nothing\n", "there is no class 'Nothing'"),
+    ],
+)
+def test_a_run_whose_settings_are_broken_is_named(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = create_run(tmp_path, "one")
+    run.config.write_bytes(content)
+    assert main(["pretrain", "--resume", str(run.path)]) == 2
+    error = capsys.readouterr().err
+    assert str(run.config) in error and said in error and error.count("\n") == 1

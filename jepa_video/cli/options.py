@@ -101,7 +101,12 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
 def parse_resumed(parser: ArgumentParser, words: Sequence[str], path: str) -> tuple[Run, Namespace]:
     """The run in `path` and its own options, with the changes in `words` that a run may make."""
     run = open_run(Path(path))
-    saved = parse(parser, ["--config", str(run.config)])
+    try:
+        saved = parse(parser, ["--config", str(run.config)])
+    except UserError as error:
+        if str(run.config) in str(error):
+            raise
+        raise UserError(f"{run.config}: {error}") from error
     asked = parse(parser, ["--config", str(run.config), *words])
     before, after = flat(parser, saved), flat(parser, asked)
     for key in after.keys() | before.keys():
