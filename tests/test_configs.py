@@ -15,7 +15,7 @@ from jepa_video.randomness import generator
 from jepa_video.training.video_jepa import VideoJEPA
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECIPES = sorted(CONFIGS.rglob("*.yaml"))
+RECIPES = sorted((CONFIGS / "pretrain").rglob("*.yaml"))
 CLUSTER = [path for path in RECIPES if "gpu" in path.stem]
 LAPTOP = [path for path in RECIPES if path not in CLUSTER]
 FIELDS = ("hardware", "time", "memory", "traffic", "result")

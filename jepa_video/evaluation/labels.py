@@ -131,7 +131,7 @@ def loss_of(kind: Kind, out: Tensor, target: Tensor) -> Tensor:
     if kind == "class":
         return -(target * out.log_softmax(-1)).sum(-1)
     if kind == "multi":
-        return F.binary_cross_entropy_with_logits(out, target, reduction="none").sum(-1)
+        return (F.softplus(out) - target * out).sum(-1)
     return (out - target).square().sum(-1) / 2
 
 
