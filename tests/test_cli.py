@@ -198,24 +198,24 @@ def test_a_requeued_job_goes_on_in_its_folder(
 ) -> None:
     from types import SimpleNamespace
 
-    from jepa_video.cli import pretrain
+    from jepa_video.cli import launch
     from jepa_video.errors import UserError
 
     monkeypatch.delenv("JEPA_VIDEO_RUN", raising=False)
     for name, value in {"JOB_ID": "7", "STEP_ID": "0", "JOB_NAME": "train"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     config = SimpleNamespace(name=None, runs=str(tmp_path))
-    run = pretrain._created(config)
-    assert run.name == "slurm-7-0" and pretrain._requeued(run) is None
-    assert pretrain._same_run(config).path == run.path, "another rank finds the same folder"
+    run = launch.created(config)
+    assert run.name == "slurm-7-0" and launch.requeued(run) is None
+    assert launch.same_run(config).path == run.path, "another rank finds the same folder"
     with pytest.raises(UserError, match="exists"):
-        pretrain._created(config)
+        launch.created(config)
     run.config.write_text("seed: 0")
     torch.save({"step": 3}, run.checkpoints / "step-00000003.ckpt")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    again = pretrain._created(config)
+    again = launch.created(config)
     assert again.path == run.path
-    assert pretrain._requeued(again) == run.checkpoints / "step-00000003.ckpt"
+    assert launch.requeued(again) == run.checkpoints / "step-00000003.ckpt"
 
 
 # What a run leaves
@@ -328,6 +328,39 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_its_code(
     (checkpoint,) = (tmp_path / "told" / "checkpoints").glob("*.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
     assert not (tmp_path / "told" / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_two_processes_ends_both_with_a_checkpoint_and_its_code(
+    videos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """To the whole group, as a terminal's Ctrl-C and a scheduler's SIGTERM come."""
+    words = ["--data.root", str(videos), "--runs", str(tmp_path), "--name", "two", *SMALL]
+    words += ["--trainer.max_steps", "100000", "--trainer.devices", "2"]
+    command = [sys.executable, "-m", "jepa_video", "pretrain", *words, "--trainer.strategy", "ddp"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        metrics = tmp_path / "two" / "metrics.csv"
+        end = time.monotonic() + 400
+        while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == code and "Traceback" not in errors, errors
+    (checkpoint,) = (tmp_path / "two" / "checkpoints").glob("step-*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 # Doctor

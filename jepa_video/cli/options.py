@@ -1,4 +1,4 @@
-"""The options of `pretrain`: typed constructor arguments, a config file, and errors as sentences.
+"""The options of a training: typed constructor arguments, a config file, and errors as sentences.
 
 Every default lives once, in a signature. What a file or the command line says and nobody reads is
 an error.
@@ -35,9 +35,9 @@ OWNED = {  # what a run decides for itself
 }  # fmt: skip
 # A resumed run keeps what decides its numbers; where and how it runs may change.
 FREE = (
-    "config", "resume", "name", "runs", "wandb", "tensorboard", "checkpoint.", "watch.", "probe.",
-    "data.root", "data.train", "data.val", "data.workers", "data.cache_mb", "data.timeout",
-    "data.check", "data.unreadable_limit", "data.missing", "trainer.max_steps",
+    "config", "resume", "name", "runs", "encoder", "wandb", "tensorboard", "checkpoint.", "watch.",
+    "probe.", "data.root", "data.train", "data.val", "data.workers", "data.cache_mb",
+    "data.timeout", "data.check", "data.unreadable_limit", "data.missing", "trainer.max_steps",
     "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.profiler", "trainer.plugins",
     "trainer.log_every_n_steps",
@@ -46,35 +46,46 @@ FREE = (
 
 def build_parser() -> ArgumentParser:
     """Every option of `pretrain`."""
-    parser = ArgumentParser(prog="jepa-video pretrain", exit_on_error=False, add_help=False)
+    parser = run_parser("pretrain")
+    parser.add_argument("--init", type=str | None, help="weights to start from, as load_encoder")
+    parser.add_class_arguments(VideoJEPA, "model")
+    add_room_options(parser)
+    parser.add_class_arguments(ProbeSettings, "probe")
+    parser.set_defaults({"trainer.max_steps": STEPS})
+    return parser
+
+
+def run_parser(verb: str) -> ArgumentParser:
+    """A parser with the options of every run."""
+    parser = ArgumentParser(prog=f"jepa-video {verb}", exit_on_error=False, add_help=False)
     parser.allow_abbrev = False  # a key that is misspelt is an error, not another key
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--resume", type=str | None, help="run folder to go on with")
-    parser.add_argument("--init", type=str | None, help="weights to start from, as load_encoder")
     parser.add_argument("--name", type=str | None, help="name of the run; date and time if None")
     parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data, masks and the rest")
     modes = Literal["offline", "online", "off"] | None
     parser.add_argument("--wandb", type=modes, help="experiment log; WANDB_MODE, else offline")
     parser.add_argument("--tensorboard", type=bool, default=False, help="write a TensorBoard log")
-    parser.add_class_arguments(VideoJEPA, "model")
+    return parser
+
+
+def add_room_options(parser: ArgumentParser) -> None:
+    """Data, Trainer, checkpoints and watching; comes after the `model`, which shares the seed."""
     parser.add_class_arguments(VideoDataModule, "data")
     parser.add_class_arguments(Trainer, "trainer", skip=OWNED, instantiate=False)
     parser.add_class_arguments(CheckpointSettings, "checkpoint")
     parser.add_class_arguments(WatchSettings, "watch")
-    parser.add_class_arguments(ProbeSettings, "probe")
     parser.link_arguments("seed", "model.seed")
     parser.link_arguments("seed", "data.seed")
     parser.set_defaults(
         {
-            "trainer.max_steps": STEPS,
             "trainer.gradient_clip_val": 1.0,
             "trainer.log_every_n_steps": 10,
             "trainer.limit_val_batches": 0,
             "trainer.num_sanity_val_steps": 0,
         }
     )
-    return parser
 
 
 def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:

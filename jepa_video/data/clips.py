@@ -190,9 +190,15 @@ class VideoClips(Dataset[Item | Dropped]):
         """The same videos, or the chosen ones, in evaluation; with `label`, only that column."""
         if clips < 1:
             raise UserError(f"clips must be 1 or more, not {clips}")
+        other = self.chosen(videos, label)
+        other.clips = clips
+        return other
+
+    def chosen(self, videos: Sequence[int] | None = None, label: str | None = None) -> VideoClips:
+        """The chosen videos, or all, used as these are; with `label`, only that column."""
         chosen = list(range(len(self.paths))) if videos is None else list(videos)
         other = copy.copy(self)
-        other.clips, other._hung = clips, {}
+        other._hung = {}
         other.paths = [self.paths[i] for i in chosen]
         other.source_of = [self.source_of[i] for i in chosen]
         other._infos = [self._infos[i] for i in chosen]
@@ -243,6 +249,12 @@ class VideoClips(Dataset[Item | Dropped]):
         other = copy.copy(self)
         other.cache_mb, other._cache = megabytes, FrameCache(megabytes)
         return other
+
+    def share_frames(self, other: VideoClips) -> None:
+        """Take over the frame memory of `other` where it keeps frames of the same size and cut."""
+        mine, theirs = self.settings, other.settings
+        if (mine.size, mine.fit) == (theirs.size, theirs.fit):
+            self._cache = other._cache
 
     # -- which files -------------------------------------------------------------------------------
 

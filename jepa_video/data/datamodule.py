@@ -201,6 +201,29 @@ class VideoDataModule(LightningDataModule):
             chosen = videos.few(column, per_class, seed)
         return videos.evaluation(chosen, clips, label)
 
+    def keep_labelled(self, label: str, per_class: int | None = None) -> None:
+        """Train on the videos that have `label`, and know no other label: for supervised training.
+
+        Args:
+            label: the column.
+            per_class: at most so many training videos of each class, drawn by the seed.
+
+        Raises:
+            UserError: there is no such label, or the training videos are of fewer than two classes.
+        """
+        train = self.clips("train")
+        few = train.few(label, per_class, self.seed)
+        seen = set(train.targets[few, train.column(label)].tolist())
+        if len(seen) < 2:
+            names = [train.classes[label][number] for number in seen]
+            raise UserError(
+                f"the training videos of {self.root} are of {len(seen)} class of {label!r}"
+                f"{f' ({names[0]})' if names else ''}: a classifier needs two or more"
+            )
+        self._clips["train"] = train.chosen(few, label)
+        if "val" in self._clips:
+            self._clips["val"] = self._clips["val"].chosen(None, label)
+
     def train_dataloader(self) -> ClipLoader:
         """Shuffled or weighted, in equal parts for the ranks, with a position that is stored."""
         videos = self.clips("train")

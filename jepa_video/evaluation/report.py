@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -65,20 +65,27 @@ def write_report(run: Path) -> Path:
         UserError: where `run` is not the folder of a run.
     """
     files = read_run(run)
-    sections = [
-        result_section(files),
-        curves_section(files),
-        collapse_section(files),
-        rollouts_section(files.folder),
-        pictures_section(files),
-        data_section(files),
-        config_section(files),
-        load_section(files),
-    ]
+    sections = [made(files) for _, made in sections_of(files).values()]
     foot = "Written by jepa_video. The page is one file and asks the network for nothing."
     path = files.folder / REPORT
     write_whole(path, document(f"{files.name} - jepa_video", page_head(files), sections, foot))
     return path
+
+
+def sections_of(files: RunFiles) -> dict[str, tuple[str, Callable[[RunFiles], str]]]:
+    """The sections of the page by their anchors: a word for the contents, and what makes them."""
+    every: dict[str, tuple[str, Callable[[RunFiles], str]]] = {
+        "result": ("Result", result_section),
+        "curves": ("Curves", curves_section),
+        "collapse": ("Collapse", collapse_section),
+        "future": ("Future", lambda files: rollouts_section(files.folder)),
+        "pictures": ("Pictures", pictures_section),
+        "data": ("Data", data_section),
+        "config": ("Config", config_section),
+        "use": ("Use it", load_section),
+    }
+    silent = ("collapse", "future", "pictures") if files.verb == "finetune" else ()
+    return {name: made for name, made in every.items() if name not in silent}
 
 
 def page_head(files: RunFiles) -> str:
@@ -90,11 +97,11 @@ def page_head(files: RunFiles) -> str:
         facts.append(f"seed {files.summary['seed']}")
     written = [p.stat().st_mtime for p in [files.folder / "metrics.csv"] if p.exists()]
     facts += [time.strftime("log of %Y-%m-%d %H:%M", time.localtime(at)) for at in written]
-    names = ("result", "curves", "collapse", "future", "pictures", "data", "config", "use")
-    words = ("Result", "Curves", "Collapse", "Future", "Pictures", "Data", "Config", "Use it")
-    links = "".join(f'<a href="#{n}">{w}</a>' for n, w in zip(names, words, strict=True))
+    told = sections_of(files).items()
+    links = "".join(f'<a href="#{name}">{word}</a>' for name, (word, _) in told)
+    kind = "fine-tuning" if files.verb == "finetune" else "pretraining"
     return (
-        f'<p class="kind">jepa_video, report of a pretraining run</p><h1>{escape(files.name)}</h1>'
+        f'<p class="kind">jepa_video, report of a {kind} run</p><h1>{escape(files.name)}</h1>'
         f'<p class="facts">{escape(", ".join(facts))}</p><nav aria-label="Sections">{links}</nav>'
     )
 
@@ -128,6 +135,7 @@ def _tiles(leaves: Mapping[str, Any]) -> str:
     gap, error = finite(leaves.get("energy_gap")), finite(leaves.get("energy_gap_stderr"))
     sure = f" ({gap / error:.1f} standard errors)" if gap is not None and error else ""
     meaning = {
+        "finetune_top1": "fine-tuned encoder, held-out videos",
         "probe_top1": "linear probe on the frozen encoder, held-out videos",
         "rankme": "RankMe: directions that the features fill",
         "energy_gap": f"energy of shuffled minus true pairs{sure}",
@@ -138,7 +146,8 @@ def _tiles(leaves: Mapping[str, Any]) -> str:
     for name, told in meaning.items():
         value = finite(leaves.get(name))
         if value is not None:
-            shown = share(value) if name in ("probe_top1", "data_wait") else number(value)
+            whole = not name.endswith(("top1", "data_wait"))
+            shown = number(value) if whole else share(value)
             data = f'<data value="{leaves[name]!r}">{shown}</data>'
             tiles.append(f'<div class="tile"><b>{data}</b><span>{escape(told)}</span></div>')
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
@@ -155,7 +164,8 @@ def _baseline_tables(leaves: Mapping[str, Any]) -> str:
     kinds: dict[str, list[str]] = {}
     for measure in sorted(measures, key=lambda measure: not measure.startswith(main)):
         kinds.setdefault(measure.rpartition("/")[2], []).append(measure)
-    first, *rest = sorted(kinds, key=lambda kind: kind != "probe_top1")
+    rank = {"finetune_top1": 0, "probe_top1": 1}
+    first, *rest = sorted(kinds, key=lambda kind: rank.get(kind, 2))
     parts = [_baseline_table(leaves, kinds[first], measures)]
     parts += [folded(pretty(k), _baseline_table(leaves, kinds[k], measures)) for k in rest]
     return "".join(parts)
@@ -333,6 +343,6 @@ def load_section(files: RunFiles) -> str:
     parts = [f"<pre>{escape(code)}</pre>"]
     if not exported:
         text = "This reads the newest checkpoint. The run itself goes on from there with"
-        command = f"jepa-video pretrain --resume {files.name}"
+        command = f"jepa-video {files.verb} --resume {files.name}"
         parts += [paragraph(text), f"<pre>{escape(command)}</pre>"]
     return section("use", "Use the encoder", *parts)

@@ -47,6 +47,13 @@ class RunFiles:
         return self.summary is not None and self.summary.get("status", "finished") == "finished"
 
     @property
+    def verb(self) -> str:
+        """The command that made the run, as its config tells."""
+        config = _parsed(self.config)
+        tuned = isinstance(config, dict) and "baseline" in config
+        return "finetune" if tuned else "pretrain"
+
+    @property
     def width(self) -> int | None:
         """`D` of the encoder's tokens, by the exported encoder or else by the config."""
         for source in (self.encoder, _parsed(self.config)):

@@ -37,6 +37,7 @@ def who_is(word: str) -> str:
 def pretty(name: str) -> str:
     """A key of a log or a summary as a person would write it."""
     words = name.removeprefix("labels/").replace("probe_top1", "linear probe")
+    words = words.replace("finetune_top1", "fine-tuned")
     words = words.replace("knn_top1", "nearest neighbours").replace("/", ", ").replace("_", " ")
     return words.replace("knn", "kNN")
 
@@ -53,6 +54,8 @@ def points(value: float) -> str:
 
 def headline(leaves: Mapping[str, Any]) -> str:
     """The result of the run in one or two plain sentences."""
+    if "finetune_top1" in leaves:
+        return _finetuned(leaves)
     row = baselines(leaves).get("probe_top1", {})
     if "" not in row:
         return _without_probe(leaves)
@@ -66,6 +69,25 @@ def headline(leaves: Mapping[str, Any]) -> str:
     listed = " and ".join(filter(None, (", ".join(against[:-1]), *against[-1:])))
     compared = f", against {listed}." if against else "."
     return first + compared + _gain(leaves, row)
+
+
+def _finetuned(leaves: Mapping[str, Any]) -> str:
+    """The tuned classifier beside what it has to beat, and whether the gain can be chance."""
+    against = {
+        "probe_top1": "a linear probe on the frozen encoder",
+        "finetune_top1_untrained": "the same training from random weights",
+        "chance": "guessing",
+    }
+    told = [f"{share(leaves[name])} for {who}" for name, who in against.items() if name in leaves]
+    listed = " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
+    first = (
+        f"On held-out videos, the fine-tuned encoder is right {share(leaves['finetune_top1'])} of "
+        f"the time (label {leaves.get('label')}), against {listed}."
+    )
+    ends = interval(leaves, "gain_over_probe")
+    if ends is not None and ends[0] <= 0 <= ends[1]:
+        return f"{first} The difference to the frozen probe can be chance."
+    return first
 
 
 def _gain(leaves: Mapping[str, Any], row: Mapping[str, float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from ..data.datamodule import VideoDataModule
 from ..errors import UserError
+from ..models.encoder import VideoEncoder
 from .callbacks import Batch, DataHealth, HeldOut, Schedules
 from .checkpoints import Checkpointer
 from .dashboard import CollapseDashboard, OnlineProbe
@@ -27,7 +28,6 @@ from .logs import CsvLog
 from .progress import ProgressLine
 from .run import Run
 from .stops import EXIT_TERMINATE, RunStopped, StopRequests
-from .video_jepa import VideoJEPA
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Parts:
     """A run that is ready to train."""
 
     run: Run
-    module: VideoJEPA
+    module: LightningModule
     data: VideoDataModule
     trainer: Trainer
     health: DataHealth
@@ -87,9 +87,10 @@ class Parts:
 
 def prepare(
     run: Run,
-    module: VideoJEPA,
+    module: LightningModule,
     data: VideoDataModule,
     trainer_options: dict[str, Any],
+    watchers: Callable[[HeldOut], list[Callback]],
     *,
     stops: StopRequests,
     loggers: list[Logger],
@@ -105,6 +106,7 @@ def prepare(
         module: what is trained.
         data: what on.
         trainer_options: of Lightning's Trainer.
+        watchers: makes what measures and logs beside the learning rate, from held-out clips.
         stops: requests to stop.
         loggers: beside `metrics.csv`.
         checkpoint: when to save.
@@ -120,7 +122,8 @@ def prepare(
     log = CsvLog(run.metrics)
     saver = Checkpointer(run, (log.table, health.table), stops, **vars(checkpoint), seed=seed)
     shown = ProgressLine(health, screen, watch.say_every_seconds)
-    callbacks = [*_watchers(data, held_out, watch, screen), saver, shown]
+    # What measures and logs comes before the checkpoint is written.
+    callbacks: list[Callback] = [Schedules(), *watchers(held_out), saver, shown]
     callbacks.append(health)  # last: what comes after it is waiting for data
     trainer = make_trainer(
         trainer_options, logger=[log, *loggers], callbacks=callbacks, default_root_dir=run.path
@@ -128,17 +131,16 @@ def prepare(
     return Parts(run, module, data, trainer, health, held_out)
 
 
-def _watchers(
+def collapse_watchers(
     data: VideoDataModule, held_out: HeldOut, watch: WatchSettings, screen: Console
 ) -> list[Callback]:
-    """What measures and logs, before the checkpoint is written."""
+    """What watches a pretraining: for collapse, and by probes where there are labels."""
     classes = {name: len(data.classes[name]) for name in data.label_names}
 
     def say(text: str) -> None:
         screen.print(text, markup=False)
 
     return [
-        Schedules(),
         CollapseDashboard(held_out, say, watch.every_n_steps),
         OnlineProbe(held_out, classes, watch.every_n_steps),
     ]
@@ -185,25 +187,22 @@ def fit(parts: Parts, resume_from: Path | None = None) -> None:
         dist.destroy_process_group()
 
 
-def start_lines(parts: Parts) -> list[str]:
-    """What is trained on what, where: a few lines for the screen."""
-    data, module, trainer = parts.data, parts.module, parts.trainer
+def start_lines(parts: Parts, *described: str) -> list[str]:
+    """What is trained on what, where: a few lines for the screen, `described` among them."""
+    data, trainer = parts.data, parts.trainer
     train = len(data.clips("train").paths)
     try:
         held_out = f"{len(data.clips('val').paths)} held out"
     except UserError:
         held_out = "none held out"
     unreadable = f"{len(data.unreadable)} unreadable"
-    encoder, settings = module.encoder, data.settings
     batch = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     where = f"{trainer.num_devices * trainer.num_nodes} x {trainer.strategy.root_device.type}"
     return [
         f"run       {parts.run.path}",
         f"videos    {train} for training, {held_out}, {unreadable} ({data.root})",
         f"labels    {', '.join(data.label_names) or 'none'}",
-        f"encoder   {_millions(encoder)} parameters, {encoder.num_tokens} tokens from "
-        f"{settings.frames} frames of {encoder.image} x {encoder.image}; predictor "
-        f"{_millions(module.predictor)}",
+        *described,
         f"training  {_length(trainer)} of {batch} clips on {where}, {trainer.precision}",
     ]
 
@@ -214,8 +213,17 @@ def _length(trainer: Trainer) -> str:
     )
 
 
-def _millions(module: torch.nn.Module) -> str:
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"
+def encoder_words(encoder: VideoEncoder) -> str:
+    """Size and shape of an encoder."""
+    return (
+        f"{millions(encoder.parameters())} parameters, {encoder.num_tokens} tokens from "
+        f"{encoder.frames} frames of {encoder.image} x {encoder.image}"
+    )
+
+
+def millions(weights: Iterable[torch.nn.Parameter]) -> str:
+    """How many numbers there are in `weights`."""
+    return f"{sum(weight.numel() for weight in weights) / 1e6:.1f} M"
 
 
 def _held_out(data: VideoDataModule, clips: int) -> Iterator[Batch]:
