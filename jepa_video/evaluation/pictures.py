@@ -21,7 +21,6 @@ from ..data.masks import MaskGroup
 from ..data.transforms import centre
 from ..energies.distances import distance
 from ..errors import UserError
-from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder
 from ..randomness import LATENT, MASK, generator
 from ..training.video_jepa import VideoJEPA
@@ -297,10 +296,10 @@ def token_energies(module: VideoJEPA, clip: Tensor, shift: int) -> Tensor:
         masks = module.masks(module.encoder.grid, len(clip), generator(module.seed, MASK, draw))
         for mask in (one.to(clip.device) for one in masks):
             s_x = module.encoder(clip, mask.context)
-            y = module.normalised(gather_tokens(s_y, mask.target))
-            z = module.latent.posterior(s_x, y, generator(module.seed, LATENT, draw))
+            pair = module.paired(s_x, s_y, mask)
+            z = module.inferred(pair, generator(module.seed, LATENT, draw))
             y_hat = module.predict(s_x, mask, z.z)
-            energy = distance(module.distance)(y_hat, y).float()  # B M
+            energy = distance(module.distance)(y_hat, pair.y).float()  # B M
             total.scatter_add_(1, mask.target, energy)
             count.scatter_add_(1, mask.target, torch.ones_like(energy))
         if count.min() > 0 and draw >= 3:

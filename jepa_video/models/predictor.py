@@ -17,8 +17,9 @@ from .rope import Grid, Rotary, grid_positions, rotary_tables
 class MaskedPredictor(nn.Module):
     """Narrow transformer over context and mask tokens (V-JEPA, Bardes et al. 2024, section 3).
 
-    The latent enters twice: as tokens of its own, which attention can consult, and through adaptive
-    layer-norm, which every token feels. With `latent_width` 0 neither exists.
+    The latent enters twice: as tokens of its own, which attention can consult (or in the target
+    tokens, where each has its own z), and through adaptive layer-norm, which every token feels.
+    With `latent_width` 0 neither exists.
 
     Args:
         width: `D` of the encoder.
@@ -85,13 +86,18 @@ class MaskedPredictor(nn.Module):
         if self.latent_enter is not None:
             if z is None:
                 raise ValueError("this predictor is conditioned on a latent z; none was given")
-            tokens = self.latent_enter(z)  # B L hidden
+            tokens = self.latent_enter(z).to(x.dtype)  # B L hidden
             condition = tokens.mean(dim=1, keepdim=True)
-            x = torch.cat((x, tokens.to(x.dtype)), dim=1)
-            # Latent tokens have no place in space and time: their planes do not turn.
-            still = torch.zeros_like(tables[:, :, :1]).expand(-1, -1, tokens.shape[1], -1).clone()
-            still[0] = 1.0
-            tables = torch.cat((tables, still), dim=2)
+            if tokens.shape[1] == target.shape[1] > 1:  # each target token has its own z
+                seen = condition.expand(-1, context.shape[1], -1)
+                condition = torch.cat((seen, tokens), dim=1)
+                x = torch.cat((x[:, : context.shape[1]], x[:, context.shape[1] :] + tokens), dim=1)
+            else:
+                x = torch.cat((x, tokens), dim=1)
+                # Latent tokens have no place in space and time: their planes do not turn.
+                still = torch.zeros_like(tables[:, :, :1]).expand(-1, -1, tokens.shape[1], -1)
+                still = torch.stack((still[0] + 1.0, still[1]))
+                tables = torch.cat((tables, still), dim=2)
         x = run_blocks(self.blocks, x, tables, None, condition, self.checkpointing)
         seen = context.shape[1]
         out: Tensor = self.leave(self.norm(x[:, seen : seen + target.shape[1]]))

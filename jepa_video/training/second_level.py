@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ..distributed import world_size
 from ..energies.distances import Distance, distance
-from ..energies.regularizers import Regularizer, VCReg
+from ..energies.regularizers import Regularizer, VICReg
 from ..errors import UserError
 from ..models.hierarchy import CausalPredictor, StateEncoder, by_clip, pooled_cells
-from ..models.latent import Latent, NoLatent
+from ..models.latent import Latent, NoLatent, Places
 from ..models.rope import Grid
 from .rollout import rollout
 
@@ -72,7 +72,8 @@ class SecondLevel(LevelAbove):
         hidden: width inside the map from tokens to a state.
         predictor: makes the causal transformer from width, number of windows and width of z.
         latent: makes the latent of this level from the width of the states.
-        regularizer: makes the term against collapse of this level's states.
+        regularizer: makes the term against collapse of the states. A weak one lets level 2 keep
+            what never changes, which is told without error, and drop what moves.
         distance: `D` of this level.
         weight: of this level's energy beside that of level 1.
         alone: share of the steps in which level 1 trains alone; level 2 has the rest, on a level 1
@@ -90,7 +91,7 @@ class SecondLevel(LevelAbove):
         hidden: int = 256,
         predictor: Callable[[int, int, int], CausalPredictor] = CausalPredictor,
         latent: Callable[[int], Latent] = NoLatent,
-        regularizer: Callable[[], Regularizer] = VCReg,
+        regularizer: Callable[[], Regularizer] = VICReg,
         distance: Distance = "l1",
         weight: float = 1.0,
         alone: float = 0.0,
@@ -119,11 +120,17 @@ class SecondLevel(LevelAbove):
         """The states of the next `steps` windows after `B K D2`, rolled out: `B steps D2`."""
         return rollout(self.predictor, states[:, :, None], z, steps)[:, :, 0]
 
+    def places(self, s: Tensor) -> Places:
+        """Past and future of `B K D2` lie along time alone."""
+        slots = torch.arange(s.shape[1], device=s.device)
+        where = torch.stack((slots, 0 * slots, 0 * slots), dim=-1).expand(len(s), -1, -1)
+        return Places(where[:, : self.given], where[:, self.given :])
+
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> LevelStep:
         """Terms and facts of this level from the tokens of all windows, `K*B N D`."""
         s = self.abstract(tokens)
         past, future = s[:, : self.given], s[:, self.given :]
-        z = self.latent.posterior(past, future, generator)
+        z = self.latent.posterior(past, future, generator, self.places(s))
         d = distance(self.distance)
         told = self.predictor.following(s[:, :-1], z.z)
         rolled = self.foretold(past, z.z, future.shape[1])

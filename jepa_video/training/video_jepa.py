@@ -35,19 +35,21 @@ from ..models.latent import Latent, NoLatent
 from ..models.predictor import MaskedPredictor
 from ..models.rope import Grid
 from ..randomness import AUGMENT, LATENT, MASK, generator
+from .inference import EnergyModel, InferZ, Pair
 from .rollout import rollout
 from .schedules import cosine, warmup_cosine
 from .second_level import LevelAbove, NoLevelAbove, untouched
 from .target import ema_update, frozen_copy
 
 
-class VideoJEPA(L.LightningModule):
+class VideoJEPA(EnergyModel, L.LightningModule):
     """Joint-embedding predictive architecture for video.
 
     Args:
         encoder: makes the context encoder; the target encoder is made from it.
         predictor: makes the predictor from width, grid and width of z.
         latent: makes the latent from the width of the tokens.
+        infer_z: how z is found: by the posterior alone, or by minimising the energy from there.
         expander: makes the expander in front of the regulariser.
         regularizer: makes the term that keeps the representation from collapse.
         contrast: makes the term that pushes the energy up at the other clips' targets; it acts on
@@ -83,6 +85,7 @@ class VideoJEPA(L.LightningModule):
         encoder: Callable[[], VideoEncoder] = VideoViT,
         predictor: Callable[[int, Grid, int], MaskedPredictor] = MaskedPredictor,
         latent: Callable[[int], Latent] = NoLatent,
+        infer_z: InferZ = InferZ(),
         expander: Callable[[int], Expander] = Expander,
         regularizer: Callable[[], Regularizer] = VCReg,
         contrast: Callable[[], Contrastive] = NoContrast,
@@ -113,7 +116,9 @@ class VideoJEPA(L.LightningModule):
         self.target = frozen_copy(self.encoder) if self.ema else self.encoder
         if target == "separate":
             self.target = encoder()
-        self.latent = latent(self.encoder.width)
+        self.latent, self.infer_z = latent(self.encoder.width), infer_z
+        if infer_z.by == "minimise" and self.latent.dim:
+            self.require_searchable()
         self.predictor = predictor(self.encoder.width, self.encoder.grid, self.latent.dim)
         self.regularizer, self.contrast = regularizer(), contrast()
         # Without a regulariser the expander would be parameters that no gradient reaches.
@@ -141,12 +146,12 @@ class VideoJEPA(L.LightningModule):
             return self.second_step(s_y)
         parts: list[dict[str, Tensor]] = []
         for mask in groups:
-            s_x = self.encoder(clip, mask.context)  # B K D
-            y = self.normalised(gather_tokens(s_y, mask.target))  # B M D
-            z = self.latent.posterior(s_x, y, self.generator(LATENT))
-            y_hat = self.predict(s_x, mask, z.z)  # B M D
-            energy = self.energy(y_hat, y)  # B
-            against = self.regularization(s_x, s_y) | self.contrasted(y_hat, y)
+            pair = self.pair(clip, s_y, mask)  # s_x: B K D, y: B M D
+            z = self.inferred(pair, self.generator(LATENT))
+            y_hat = self.predict(pair.s_x, mask, z.z)  # B M D
+            energy = self.energy(y_hat, pair.y)  # B
+            against = self.regularization(pair.s_x, s_y)
+            against |= self.contrasted(y_hat, pair.y)
             parts.append({"energy": energy, **z.terms, **against})
         terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         terms |= self.above(s_y)
@@ -154,7 +159,7 @@ class VideoJEPA(L.LightningModule):
         self.log_dict({"loss": loss.detach(), **{k: v.detach().mean() for k, v in terms.items()}})
         self.log_dict({name: value.detach() for name, value in z.facts.items()})
         energy = terms["energy"].detach()
-        return {"loss": loss, "energy": energy, "s_x": s_x.detach(), "s_y": s_y.detach()}
+        return {"loss": loss, "energy": energy, "s_x": pair.s_x.detach(), "s_y": s_y.detach()}
 
     def draw(self, video: Tensor) -> tuple[Tensor, list[MaskGroup]]:
         """Augmented clip and masks of this step: `B T C H W` uint8 to `B C T S S` and groups."""
@@ -179,6 +184,20 @@ class VideoJEPA(L.LightningModule):
         if self.normalise_target == "instance":
             return F.instance_norm(y.transpose(1, 2)).transpose(1, 2)
         return F.layer_norm(y, y.shape[-1:]) if self.normalise_target == "layer" else y
+
+    def pair(self, clip: Tensor, s_y: Tensor, mask: MaskGroup) -> Pair:
+        """Context of a clip `B C T S S`, encoded, beside its target, of tokens `s_y` `B N D`."""
+        return self.paired(self.encoder(clip, mask.context), s_y, mask)
+
+    def paired(self, s_x: Tensor, s_y: Tensor, mask: MaskGroup) -> Pair:
+        """Context tokens `B K D` beside the target's part of `s_y` `B N D`, as it is compared."""
+        y = self.normalised(gather_tokens(s_y, mask.target))
+        return Pair(s_x, y, mask, self.normalised(s_y) if self.latent.per == "clip" else s_y)
+
+    @property
+    def grid(self) -> Grid:
+        """Tokens of a clip along time, height and width."""
+        return self.encoder.grid
 
     def predict(self, s_x: Tensor, mask: MaskGroup, z: Tensor | None) -> Tensor:
         """Target tokens `B M D` from those of the context `B K D`, in parallel or rolled out."""
@@ -283,10 +302,10 @@ class VideoJEPA(L.LightningModule):
         for mask in (m.to(clip.device) for m in masks):
             s_x = self.encoder(clip, mask.context)
             for i, other in enumerate((s_y, s_y.roll(1, dims=0))):
-                y = self.normalised(gather_tokens(other, mask.target))
-                z = self.latent.posterior(s_x, y, generator(self.seed, LATENT, draw))
+                pair = self.paired(s_x, other, mask)
+                z = self.inferred(pair, generator(self.seed, LATENT, draw))
                 y_hat = self.predict(s_x, mask, z.z)
-                totals[i] += self.energy(y_hat, y) / len(masks)
+                totals[i] += self.energy(y_hat, pair.y) / len(masks)
         return totals[0], totals[1]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
