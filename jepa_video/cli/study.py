@@ -112,7 +112,7 @@ class PretrainRows:
         from .options import build_parser
 
         self.study, self.options, self.folder, self.stops = study, options, folder, stops
-        self.parser = build_parser()
+        self.parser, self._data = build_parser(), None
         for word in options:
             if word.partition("=")[0] in DECIDED:
                 raise UserError(f"{word} is what the study decides for each run; leave it out")
@@ -177,6 +177,7 @@ class PretrainRows:
             job = Job(self.parser, config, Console(file=lines, highlight=False, width=200))
             if not job.alone:
                 raise UserError("a study trains each row in one process: give --trainer.devices 1")
+            self._share_frames(job.data)
             if run.finished:
                 _load(job.module, newest_checkpoint(run))
                 return Trained(job.module, job.data, job.device)
@@ -186,6 +187,15 @@ class PretrainRows:
                 create_run(run.path.parent, run.name)
             job.run(run, newest, self.stops, time.monotonic())
         return Trained(job.module, job.data, job.device)
+
+    def _share_frames(self, data: Any) -> None:
+        """Rows read the same videos: what one has decoded, the next one finds."""
+        before, self._data = self._data, data
+        for split in ("train", "val"):
+            try:
+                data.clips(split).share_frames((before or data).clips(split))
+            except UserError:  # nothing is held out
+                continue
 
 
 def _clear(run: Any) -> None:
