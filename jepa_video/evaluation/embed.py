@@ -10,8 +10,6 @@ ones, with the same batches. In memory there is one shard, and the list of the v
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +26,7 @@ from jepa_video.data.manifest import Listing, Row, read_source
 from jepa_video.data.split import standard_splits
 from jepa_video.data.transforms import centre
 from jepa_video.errors import UserError
+from jepa_video.evaluation.cache import digest, weights_key
 from jepa_video.evaluation.embed_store import Meta, Shard, Store
 from jepa_video.evaluation.features import Batch, Pool, extract
 from jepa_video.models.encoder import VideoEncoder
@@ -180,14 +179,11 @@ class _Job:
 
     def identity(self) -> dict[str, Any]:
         """All that decides the file, as plain values."""
-        listed = hashlib.blake2b(digest_size=16)
-        for row in self.listing.rows:
-            listed.update(json.dumps([row.path, row.labels, row.group]).encode())
         return {
             **asdict(self.settings),
             "device": self.device.type,
-            "encoder": weights_digest(self.encoder),
-            "videos": listed.hexdigest(),
+            "encoder": weights_key(self.encoder, self.encoder.config),
+            "videos": digest(*([row.path, row.labels, row.group] for row in self.listing.rows)),
         }
 
     def encode(self, start: int, tell: Callable[[int], None]) -> Shard:
@@ -252,14 +248,3 @@ def _by_clip(loader: ClipLoader, clips: int, tell: Callable[[int], None]) -> Ite
             seen[video] += 1
         yield {**batch, "index": torch.tensor(numbers)}
         tell(video)
-
-
-def weights_digest(encoder: torch.nn.Module) -> str:
-    """A short name of an encoder's weights and settings: the same for equal ones, wherever."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(getattr(encoder, "config", {}), sort_keys=True, default=str).encode())
-    for name, weight in sorted(encoder.state_dict().items()):
-        plain = weight.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.manifest import Listing
 from jepa_video.errors import UserError
-from jepa_video.training.run import Run, only_writer, write_whole
+from jepa_video.training.run import held, write_whole
 
 Meta: TypeAlias = dict[str, Any]
 FORMATS: Final = (".npy", ".parquet")
@@ -92,7 +92,7 @@ class Store:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {self.partial}: {error.strerror}") from error
-        with only_writer(Run(self.partial)):
+        with held(self.partial, f"{self.out} is being written by another process"):
             if settings.exists():
                 self._refuse_other(json.loads(settings.read_text()), f"{self.partial} was begun")
             else:

@@ -211,22 +211,33 @@ def only_writer(run: Run) -> Iterator[None]:
     Raises:
         UserError: where another living process holds it.
     """
-    held = False
+    mine = False
     try:
-        with (run.path / ".lock").open("a") as handle:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UserError(f"the run {run.path} is in use by another process") from None
-                except OSError:
-                    pass  # a file system without locks: the exclusive mkdir has to do
-            held = True
+        with held(run.path, f"the run {run.path} is in use by another process"):
+            mine = True
             yield
     except BaseException:
-        if held and not begun(run):
+        if mine and not begun(run):
             shutil.rmtree(run.path, ignore_errors=True)  # its name is free again
         raise
+
+
+@contextlib.contextmanager
+def held(folder: Path, told: str) -> Iterator[None]:
+    """Hold a folder for this process, until the end or its own.
+
+    Raises:
+        UserError: `told`, where another living process holds it.
+    """
+    with (folder / ".lock").open("a") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(told) from None
+            except OSError:
+                pass  # a file system without locks: the exclusive mkdir has to do
+        yield
 
 
 def begun(run: Run) -> bool:

@@ -153,6 +153,13 @@ def test_another_identity_is_refused(
         embed(encoder, fewer, out, settings)
 
 
+def test_one_process_writes_a_file(videos: Path, encoder: VideoViT, tmp_path: Path) -> None:
+    listing, out = list_videos(str(videos)), tmp_path / "x.npy"
+    store = embed_store.Store(out, {})
+    with store.opened(), pytest.raises(UserError, match="is being written by another process"):
+        embed(encoder, listing, out, EmbedSettings(**SMALL))
+
+
 def test_no_more_than_a_shard_is_held(
     videos: Path, encoder: VideoViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,7 +250,7 @@ def diving48(places: Places) -> list[Entry]:
     Li et al., *RESOUND: Towards Action Recognition without Representation Bias*, ECCV 2018.
     """
     newest = "_V2" if places.files("Diving48_V2_train.json") else ""
-    vocabulary = next((_json(p) for p in places.files("Diving48_vocab.json")), [])
+    vocabulary: list[list[str]] = next((_json(p) for p in places.files("Diving48_vocab.json")), [])
     entries = []
     for split, kind in ((TRAIN, "train"), (VAL, "test")):
         for item in _json(places.one(f"Diving48{newest}_{kind}.json", "Diving48")):
