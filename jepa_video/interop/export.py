@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -156,6 +157,7 @@ def _onnx(model: _Model, draft: Path) -> str:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
             raise UserError(f"export --to onnx needs {name}: pip install 'jepa-video[onnx]'")
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     size = sum(w.nbytes for w in model.encoder.state_dict().values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own parts
