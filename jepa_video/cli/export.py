@@ -38,7 +38,7 @@ def run(words: list[str]) -> int:
     config = parse(_parser(), words[1:])
     if config.to is None:
         raise UserError("export needs --to: one of safetensors, hf, torch-export, onnx")
-    if config.out is None and not (path / "config.yaml").exists():
+    if config.out is None and path.exists() and not (path / "config.yaml").exists():
         raise UserError(f"export needs --out, a folder to write to: {path} is not a run")
     from ..interop.export import export
 

@@ -103,7 +103,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     try:
         yield draft
-        draft.chmod(0o755)  # mkdtemp's folders are for one user only
+        draft.chmod(0o755)  # mkdtemp's folders are for one user only, as are safetensors' files
+        for path in draft.iterdir():
+            path.chmod(0o644)
         if not folder.exists():
             draft.rename(folder)  # all files appear at once
         else:

@@ -129,6 +129,7 @@ def test_the_default_encoder_goes_everywhere_else(to, tmp_path):
                                features(encoder).numpy(), atol=1e-4)  # fmt: skip
     assert "largest difference" in done.checked and "README.md" in done.files
     assert sorted(os.listdir(tmp_path)) == ["e", "out"]
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ MISTAKES = {
     "no form": (["RUN"], "export needs --to"),
     "a form": (["RUN", "--to", "gguf"], "'gguf'"),
     "no run": (["RUN/checkpoints", "--to", "onnx"], "export needs --out"),
-    "missing": (["nowhere", "--to", "onnx", "--out", "x"], "nowhere does not exist"),
+    "missing": (["nowhere", "--to", "onnx"], "nowhere does not exist"),
     "file": (["RUN", "--to", "onnx", "--out", "RUN/config.yaml"], "is a file; expected a folder"),
     "frames": (["RUN", "--to", "safetensors", "--frames", "3"], "3 frames are not a multiple"),
 }
