@@ -27,6 +27,7 @@ from .probing import ProbeSettings, first_weights, primary_label, probe_all
 from .report import write_report
 from .rollout_pictures import draw_rollouts
 from .rollouts import FOLDER
+from .suite import refuse_shared
 
 HEADLINE = ("probe_top1", "knn_top1", "chance")  # what the primary label lifts to the top
 
@@ -89,6 +90,11 @@ def _probes(
     except UserError:
         return {}  # nothing is held out, so nothing can be judged
     if not settings.most_videos:
+        return {}
+    try:
+        refuse_shared(data)
+    except UserError as error:
+        print(f"no probes: {error}", file=sys.stderr)
         return {}
     untrained = first_weights(module.encoder, seed)
     labels, features = probe_all(data, module.encoder, untrained, settings, device)

@@ -261,10 +261,15 @@ class Extractor(LightningModule):
         shelves = [shelf for task in self.tasks for shelf in task.shelves.values()]
         try:
             self._hold.enter_context(alone(shelves[0].root, [shelf.key for shelf in shelves]))
-            return [
-                {at: str(s.draft(token)) for at, s in task.shelves.items() if not s.there}
-                for task in self.tasks
-            ]
+            begun: set[str] = set()  # two sets, or two paths, may mean the same features
+            drafts: list[dict[tuple[int, str], str]] = []
+            for task in self.tasks:
+                drafts.append({})
+                for at, shelf in task.shelves.items():
+                    if not shelf.there and shelf.key not in begun:
+                        drafts[-1][at] = str(shelf.draft(token))
+                        begun.add(shelf.key)
+            return drafts
         except UserError as error:
             return str(error)
 

@@ -107,6 +107,9 @@ def bootstrap_statistic(
 ) -> Interval:
     """The percentile interval of any statistic of `count` clips, over draws of whole groups.
 
+    A draw repeats clips, by which a ranking gains and a spread shrinks: the mean of the draws less
+    the value is taken off, so that the interval lies around the value.
+
     Args:
         statistic: takes how often each clip was drawn, `R N`, and gives the statistic of each of
             the `R` draws; NaN where it has none.
@@ -120,7 +123,9 @@ def bootstrap_statistic(
     codes = _codes(groups, count)
     parts = [statistic(times[:, codes]) for times in _times(int(codes.max()) + 1, draws, seed)]
     found = np.concatenate(parts)
-    return _percentiles(value, found[np.isfinite(found)], confidence)
+    found = found[np.isfinite(found)]
+    bias = found.mean() - value if len(found) else 0.0
+    return _percentiles(value, found - bias, confidence)
 
 
 def _per_clip(scores: Scores) -> npt.NDArray[np.float64]:
