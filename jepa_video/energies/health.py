@@ -41,6 +41,8 @@ class Vitals:
         loss: whatever the run minimises.
         rank_encoder: RankMe of whole clips, for an encoder that stands alone.
         std_encoder: spread between whole clips, as a share of the size of their features.
+        auc: how often a true pair has the lower energy of the two.
+        bits: information in z, where there is one.
     """
 
     width: int
@@ -55,6 +57,8 @@ class Vitals:
     loss: float | None = None
     rank_encoder: float | None = None
     std_encoder: float | None = None
+    auc: float | None = None
+    bits: float | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, float], width: int) -> Vitals:
@@ -71,6 +75,8 @@ class Vitals:
             "energy": "energy",
             "energy_of_mean": "energy_of_mean",
             "loss": "loss",
+            "auc": "energy_auc",
+            "bits": "latent/bits",
         }
         return cls(width, **{field: values.get(name) for field, name in names.items()})
 
@@ -105,6 +111,7 @@ def verdict(now: Vitals, first: Vitals | None = None) -> Verdict:
         _not_a_number,
         *(_branch_check(branch) for branch in _WHOSE),
         _flat_energy,
+        _too_much_z,
         _no_better_than_the_mean,
     )
     findings = [found for check in checks if (found := check(now, first))]
@@ -205,6 +212,21 @@ def _flat_energy(now: Vitals, first: Vitals | None) -> Verdict | None:
         f"The energy does not tell true pairs from shuffled ones (gap of {sure:.1f} standard "
         "errors).",
         "train longer; if it stays, weaken the regulariser or mask less",
+    )
+
+
+def _too_much_z(now: Vitals, first: Vitals | None) -> Verdict | None:
+    """A z that knows y explains any pair (LeCun 2022, section 4.3.3): low energy everywhere."""
+    was, energy = first.energy if first else None, now.energy
+    if now.bits is None or now.auc is None or now.auc >= 0.9 or was is None or energy is None:
+        return None
+    if energy > 0.7 * was:
+        return None  # nothing is explained yet, true or false
+    return Verdict(
+        "collapsed",
+        f"The latent explains any target: z holds {now.bits:.0f} bits, and the energy fell from "
+        f"{was:.2g} to {energy:.2g} for wrong pairs too (a true pair is lower in {now.auc:.0%}).",
+        "raise the price of z (model.latent.weight), or give it fewer numbers or codes",
     )
 
 

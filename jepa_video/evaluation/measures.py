@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .collapse import COLLAPSE
+from .hierarchy import HIERARCHY
+from .latent_measure import LATENT
 from .measure import Measure
 
-MEASURES: dict[str, Measure] = {"collapse": COLLAPSE}
+MEASURES: dict[str, Measure] = {"collapse": COLLAPSE, "hierarchy": HIERARCHY, "latent": LATENT}

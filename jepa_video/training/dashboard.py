@@ -60,7 +60,10 @@ class CollapseDashboard(Callback):
         if due and step_is_done(trainer, batch_idx):
             values = self.measure(trainer, pl_module, outputs)
             log_everywhere(trainer, values)
-            self._remark(trainer, pl_module, values | {"loss": float(outputs["loss"])})
+            told = {"loss": float(outputs["loss"])}
+            if (bits := trainer.callback_metrics.get("latent/bits")) is not None:
+                told["latent/bits"] = float(bits)
+            self._remark(trainer, pl_module, values | told)
 
     def measure(
         self, trainer: Trainer, module: Any, outputs: dict[str, Tensor]

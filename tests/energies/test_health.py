@@ -87,3 +87,16 @@ def test_features_that_collapse_are_seen_from_the_features() -> None:
         now = replace(now, energy=float(true.mean()), energy_of_mean=float(constant_energy(s)))
         states.append(verdict(now).state)
     assert states == ["healthy", "collapsed"]
+
+
+def test_a_latent_that_explains_any_target_is_told():
+    """Low energy that no longer tells true from shuffled pairs, with a z that holds much."""
+    first = Vitals(96, energy=0.5)
+    told = verdict(Vitals(96, energy=0.1, auc=0.8, bits=300.0), first)
+    assert told.state == "collapsed" and "z holds 300 bits" in told.sentence
+    for fine in (
+        Vitals(96, energy=0.1, auc=0.99, bits=300.0),  # it tells pairs apart
+        Vitals(96, energy=0.45, auc=0.8, bits=300.0),  # nothing learned yet
+        Vitals(96, energy=0.1, auc=0.8),  # no latent
+    ):
+        assert verdict(fine, first).state == "healthy"
