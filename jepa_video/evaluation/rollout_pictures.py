@@ -55,7 +55,8 @@ def draw_rollouts(module: VideoJEPA, data: VideoDataModule, folder: Path) -> Non
 def patches(clip: Tensor, slots: int, grid: Grid) -> Tensor:
     """Pixels of each token of `B C T S S` with `slots` time slots: `B slots P (C t p p)`."""
     _, height, width = grid
-    parts = clip.unflatten(2, (slots, -1)).unflatten(4, (height, -1)).unflatten(6, (width, -1))
+    b, c, t, h, w = clip.shape
+    parts = clip.reshape(b, c, slots, t // slots, height, h // height, width, w // width)
     return parts.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(2, 3)
 
 
@@ -63,7 +64,8 @@ def unpatched(values: Tensor, channels: int, size: int, grid: Grid) -> Tensor:
     """The inverse: `B slots P (C t p p)` to `B C T S S`, `S` being `size`."""
     _, height, width = grid
     p, q = size // height, size // width
-    parts = values.unflatten(3, (channels, -1, p, q)).unflatten(2, (height, width))
+    b, slots = values.shape[:2]
+    parts = values.reshape(b, slots, height, width, channels, -1, p, q)
     return parts.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
 
 

@@ -137,11 +137,11 @@ def _foresight(
     last = clip.shape[2] // slot
     truth, forced = [], []
     whole = module.target(clip[:, :, : slots * slot])
-    context = module.normalised(whole).unflatten(1, (slots, tokens))[:, :past]
+    context = by_slot(module.normalised(whole), tokens)[:, :past]
     for at in range(past, last):
         start = min(at - past, last - slots)  # the slot stands where training predicts it first
         s_y = module.target(clip[:, :, start * slot : (start + slots) * slot])
-        y = module.normalised(s_y[:, past * tokens :]).unflatten(1, (-1, tokens))
+        y = by_slot(module.normalised(s_y[:, past * tokens :]), tokens)
         truth.append(y[:, at - start - past])
         states = seen(module, clip, at - past, past)
         forced.append(foresee(module.predictor, states, _sampled_z(module, states))[:, 0])
@@ -167,8 +167,12 @@ def seen(module: VideoJEPA, clip: Tensor, start: int, slots: int) -> Tensor:
     part = clip[:, :, start * slot : (start + slots) * slot]
     padded = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, frames - part.shape[2]))
     keep = torch.arange(slots * tokens, device=clip.device).expand(len(clip), -1)
-    states: Tensor = module.encoder(padded, keep)
-    return states.unflatten(1, (slots, tokens))
+    return by_slot(module.encoder(padded, keep), tokens)
+
+
+def by_slot(states: Tensor, tokens: int) -> Tensor:
+    """Tokens `B N D` sorted by time slot: `B T P D`."""
+    return states.reshape(len(states), -1, tokens, states.shape[-1])
 
 
 def _sampled_z(module: VideoJEPA, states: Tensor) -> Tensor | None:

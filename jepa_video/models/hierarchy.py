@@ -27,13 +27,14 @@ def windows(clip: Tensor, frames: int) -> Tensor:
     """
     if clip.shape[2] % frames:
         raise ValueError(f"{clip.shape[2]} frames are no whole number of windows of {frames}")
-    parts = clip.unflatten(2, (-1, frames))  # B C K frames S S
+    b, c, _, h, w = clip.shape
+    parts = clip.reshape(b, c, -1, frames, h, w)
     return parts.permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
 
 
 def by_clip(tokens: Tensor, clips: int) -> Tensor:
     """Tokens of windows `K*B ...` sorted by clip: `B K ...`."""
-    return tokens.unflatten(0, (-1, clips)).transpose(0, 1)
+    return tokens.reshape(-1, clips, *tokens.shape[1:]).transpose(0, 1)
 
 
 def whole_clip(encoder: VideoEncoder, clip: Tensor) -> Tensor:
@@ -43,9 +44,11 @@ def whole_clip(encoder: VideoEncoder, clip: Tensor) -> Tensor:
 
 
 def pooled_cells(tokens: Tensor, grid: Grid, cells: int) -> Tensor:
-    """Mean over time and over `cells x cells` parts of the frame: `... N D` to `... cells*cells*D`.
+    """What sets `cells x cells` parts of the frame apart: `... N D` to `... cells*cells*D`.
 
-    One mean over the frame would forget where things are.
+    The mean of each part over time and space, less the mean of all parts. One mean over the frame
+    would forget where things are; and what all parts share, such as the colour of the background,
+    stays as it is, so that a second level could tell it without error and learn nothing else.
 
     Raises:
         ValueError: the frame does not split into that many parts.
@@ -53,8 +56,11 @@ def pooled_cells(tokens: Tensor, grid: Grid, cells: int) -> Tensor:
     _, height, width = grid
     if height % cells or width % cells:
         raise ValueError(f"{height} x {width} tokens do not split into {cells} x {cells} cells")
-    parts = tokens.unflatten(-2, (grid[0], cells, height // cells, cells, width // cells))
-    return parts.mean(dim=(-6, -4, -2)).flatten(-3)
+    split = (grid[0], cells, height // cells, cells, width // cells)
+    parts = tokens.reshape(*tokens.shape[:-2], *split, tokens.shape[-1])
+    means = parts.mean(dim=(-6, -4, -2))  # ... cells cells D
+    apart: Tensor = means - means.mean(dim=(-3, -2), keepdim=True)
+    return apart.flatten(-3)
 
 
 class StateEncoder(nn.Module):
