@@ -17,6 +17,7 @@ def launch(words: list[str], verb: str) -> int:
         The exit code: 0, or that of the signal that stopped the run.
     """
     from ..training.stops import RunStopped, StopRequests
+    from .training_job import main_process
 
     started = time.monotonic()
     with StopRequests().heard() as stops:
@@ -28,7 +29,8 @@ def launch(words: list[str], verb: str) -> int:
         try:
             _train(parser, job, words, stops, started)
         except RunStopped as stop:
-            return stop.code
+            # Lightning kills rank 0, which has more to do, where a process that it started fails.
+            return stop.code if main_process() else 0
     return 0
 
 

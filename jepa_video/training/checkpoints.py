@@ -113,7 +113,7 @@ class Checkpointer(Callback):
         """Cut the tables back to where this run starts from, and start to hear requests."""
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
-        self.stops.training = True
+        self.stops.start()
         if trainer.is_global_zero:
             for table in self.tables:
                 table.truncate(trainer.global_step)
@@ -140,8 +140,6 @@ class Checkpointer(Callback):
         has no batch, or with one that is counted twice. What is due comes one step later (where an
         epoch is longer than a step).
         """
-        if self.stops.code and trainer.world_size == 1:  # Lightning would leave here and now, with
-            trainer._signal_connector.received_sigterm = False  # half a step or at an epoch's end
         if not step_is_done(trainer, batch_idx):
             return  # gradients are still being gathered
         code, late = self._asked(trainer)

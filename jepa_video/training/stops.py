@@ -31,7 +31,7 @@ class StopRequests:
     """
 
     def __init__(self) -> None:
-        self.training = False
+        self.training = self._listening = False
         self.code: int | None = None
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
@@ -42,6 +42,18 @@ class StopRequests:
         self.code = code
         print("\nstopping after this step (once more: at once)", file=sys.stderr, flush=True)
 
+    def start(self) -> None:
+        """Training begins: from here on a request waits for the end of its step.
+
+        Lightning puts a handler of its own in front of ours, which calls a collective. A signal
+        that comes while this rank is inside another one then stops all ranks for ever: the handler
+        is ours again, and `Checkpointer` tells the ranks between two steps.
+        """
+        self.training = True
+        if self._listening:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self.receive)
+
     @contextmanager
     def heard(self) -> Iterator[StopRequests]:
         """Listen to SIGINT and SIGTERM inside the block, as far as this thread may."""
@@ -50,8 +62,10 @@ class StopRequests:
             return
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self.receive) for number in numbers}
+        self._listening = True
         try:
             yield self
         finally:
+            self._listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
