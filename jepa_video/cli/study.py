@@ -18,6 +18,7 @@ writes table.csv, table.md, summary.json and report.html. What is finished is no
 was stopped goes on.
 
   collapse          ways against collapse on the same data and budget, and nothing against it
+  hierarchy         two levels asked for known factors 16 frames ahead, and their time
   FILE.yaml         your own: base, rows, seeds, measures
 
   --out DIR         runs/study-NAME if not given
