@@ -56,6 +56,7 @@ class SyntheticSettings:
         directions: the headings that occur, of `DIRECTIONS`.
         speeds: the speeds that occur, of `SPEEDS`.
         turn: range of the time of the event, as shares of the video.
+        spread: side of the central square in which events take place, as a share of the picture.
         contrast: range of the distance in colour (0..1) between a shape and the mean background.
         texture: standard deviation of the background texture (0..1).
         lighter: share of the things that are lighter than the background; the rest is darker.
@@ -77,6 +78,7 @@ class SyntheticSettings:
     directions: tuple[str, ...] = DIRECTIONS
     speeds: tuple[str, ...] = tuple(SPEEDS)
     turn: tuple[float, float] = (13 / 23, 17 / 23)  # the middle clip sees more before than after
+    spread: float = 1.0
     contrast: tuple[float, float] = (0.35, 0.6)
     texture: float = 0.04
     radius: tuple[float, float] = (8.0, 10.0)
@@ -96,6 +98,8 @@ class SyntheticSettings:
                 raise UserError(f"{name} must be some of {', '.join(names)}, got {asked}")
         if not 0 <= self.turn[0] <= self.turn[1] <= 1:
             raise UserError(f"turn must be two rising shares of the video, got {self.turn}")
+        if not 0 <= self.spread <= 1:
+            raise UserError(f"spread must be from 0 to 1, got {self.spread}")
         if self.frames < 8 or self.size < 16 or self.size % 2:
             raise UserError(
                 "a synthetic video has at least 8 frames and an even size of at least 16 pixels, "
@@ -326,6 +330,9 @@ def _places(
     """
     side = settings.size - 1 + 2 * margin
     candidates = side * rng.uniform(size=(64, 2)) - margin
+    if settings.spread < 1:
+        middle = (settings.size - 1) / 2
+        candidates = middle + settings.spread * (candidates - middle)
     chosen = [candidates[0]]
     for _ in range(3):  # the first that clears all, or else the one that comes nearest to it
         gaps = np.linalg.norm(candidates[:, None] - np.array(chosen), axis=-1).min(1)

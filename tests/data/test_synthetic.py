@@ -19,7 +19,15 @@ import numpy as np
 import pytest
 
 from jepa_video.data import synthetic
-from jepa_video.data.scenes import DIRECTIONS, EVENTS, SHAPES, SPEEDS, draw_labels, render
+from jepa_video.data.scenes import (
+    DIRECTIONS,
+    EVENTS,
+    SHAPES,
+    SPEEDS,
+    _scene,
+    draw_labels,
+    render,
+)
 from jepa_video.data.synthetic import (
     SyntheticSettings,
     ensure_synthetic,
@@ -322,3 +330,15 @@ def test_only_the_chosen_events_occur_as_often_as_they_are_named() -> None:
     for direction in DIRECTIONS:  # and in every direction alike
         events = Counter(row["event"] for row in rows if row["direction"] == direction)
         assert abs(events["cruise"] - 2 * events["fork"]) <= 24
+
+
+def test_a_narrow_spread_keeps_events_in_the_middle():
+    """Where the shapes are at the event: within the central square, and elsewhere too without."""
+    for spread, most in ((0.25, 9.0), (1.0, 32.0)):
+        settings = replace(CLEAN, spread=spread, turn=(0.5, 0.5))
+        row = labels(event="fork", fork="left")
+        shapes = [_scene(settings, row, "train", i)[1][2][0] for i in range(12)]
+        far = max(np.abs(shape.centre[11:13].mean(0) - 31.5).max() for shape in shapes)
+        assert far < most and (spread < 1 or far > 9.0)
+    with pytest.raises(UserError, match="spread must be from 0 to 1"):
+        SyntheticSettings(spread=2.0)
