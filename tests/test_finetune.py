@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from jepa_video import load_encoder, save_encoder
 from jepa_video.cli import main
+from jepa_video.cli.finetune import HELP
+from jepa_video.cli.finetune_job import build_parser
+from jepa_video.cli.options import flat, parse
 from jepa_video.data.synthetic import SyntheticSettings, write_synthetic
 from jepa_video.models.encoder import VideoViT
+from tests.test_configs import FIELDS, header
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--data.batch_size", "6", "--trainer.log_every_n_steps", "1", "--wandb", "off"]
@@ -130,6 +136,26 @@ def test_what_was_tuned_by_adapters_is_a_plain_encoder(
     assert torch.equal(tuned.embed.weight, before.embed.weight), "no map of a block, no adapter"
     changed = tuned.blocks[0].attention.qkv.weight, before.blocks[0].attention.qkv.weight
     assert not torch.equal(*changed)
+
+
+RECIPES = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_parsed_as_it_is_written(path: Path) -> None:
+    parser = build_parser()
+    found = flat(parser, parse(parser, ["--config", str(path)]))
+    for key, value in yaml.safe_load(path.read_text()).items():
+        for name, asked in value.items() if isinstance(value, dict) else [("", value)]:
+            if name != "augment":
+                assert found[f"{key}.{name}".rstrip(".")] == asked
+    assert [field for field in FIELDS if field not in header(path)] == []
+
+
+def test_every_option_that_the_short_help_names_exists() -> None:
+    known = {name for action in build_parser()._actions for name in action.option_strings}
+    named = set(re.findall(r"--[a-z_.]+\b(?!\.)", HELP.replace("--help-all", "")))
+    assert named <= known and len(named) > 20
 
 
 # Refused: one sentence, exit code 2

@@ -77,11 +77,12 @@ def _embed(parser: Any, config: Any, started: float) -> None:
     from ..interop.weights import load_encoder
     from ..training.progress import console, duration
     from .bar import Bar
+    from .encoders import named_device
 
     settings = getattr(parser, "instantiate", parser.instantiate_classes)(config).settings
     if config.workers < 0 or not config.timeout > 0:
         raise UserError("workers must be 0 or more, and timeout above 0 seconds")
-    device, out, screen = _device(config.device), Path(config.out), console()
+    device, out, screen = named_device(config.device), Path(config.out), console()
     encoder = load_encoder(config.encoder, config.branch)
     listing = list_videos(config.videos, config.root)
     say = partial(screen.print, markup=False)
@@ -106,19 +107,3 @@ def _embed(parser: Any, config: Any, started: float) -> None:
         say(f"{meta['unreadable']} have no features: {out.with_suffix('.unreadable.csv')}")
     for line in reading_lines(out, meta):
         say(f"  {line}")
-
-
-def _device(name: str) -> Any:
-    """The device of that name; `auto` takes an accelerator where there is one."""
-    import torch
-
-    if name == "auto":
-        found = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        return found or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        told = str(error).splitlines()[0]
-        raise UserError(f"there is no device {name!r} here: {told}") from error
