@@ -192,9 +192,9 @@ class Part:
 
     def mean(self, source: int, part: str, videos: Tensor) -> Tensor:
         """Features `N D`, averaged over clips and crops."""
-        array = np.array(self.task.shelves[source, part].load()[0])
-        x = torch.from_numpy(array)
-        return x.view(-1, self.clips * x.shape[1], x.shape[2]).mean(1)[videos]
+        array = self.task.shelves[source, part].load()[0]
+        views = array.reshape(-1, self.clips * array.shape[1], array.shape[2])
+        return torch.from_numpy(np.asarray(views.mean(1)))[videos]
 
     def tokens(self, source: int, videos: Tensor) -> Tokens:
         """Tokens `N V T D`, mapped."""
