@@ -80,7 +80,7 @@ class Horizon:
 def past_slots(module: VideoJEPA) -> int | None:
     """Slots of the context where the module predicts the future from the whole past, else None."""
     masks = module.masks
-    if not isinstance(masks, PastToFuture) or masks.hide:
+    if not isinstance(masks, PastToFuture) or masks.hide or module.latent.per == "token":
         return None
     slots, height, width = module.encoder.grid
     (group,) = masks(module.encoder.grid, 1, torch.Generator())

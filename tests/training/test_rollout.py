@@ -11,6 +11,7 @@ from torch import Tensor
 from jepa_video.data.masks import MultiBlock, PastToFuture
 from jepa_video.errors import UserError
 from jepa_video.models.encoder import VideoViT
+from jepa_video.models.latent import GaussianLatent
 from jepa_video.models.predictor import MaskedPredictor
 from jepa_video.models.rope import Grid
 from jepa_video.training.rollout import foresee, rollout
@@ -131,3 +132,5 @@ def test_a_rollout_needs_a_whole_past() -> None:
     for masks in (MultiBlock, partial(PastToFuture, hide=0.5)):
         with pytest.raises(UserError, match="PastToFuture with hide 0"):
             module(masks=masks, prediction="rollout")
+    with pytest.raises(UserError, match="not per token"):
+        module(latent=partial(GaussianLatent, per="token"), prediction="rollout")
