@@ -110,7 +110,7 @@ def _diagnose(parser: Any, path: str, words: Sequence[str]) -> None:
 
 def _data(parser: Any, config: Any, encoder: Any) -> Any:
     """The data module, for clips of the length that the encoder takes."""
-    data = getattr(parser, "instantiate", parser.instantiate_classes)(config).data
+    data = parser.instantiate(config).data
     if data.settings.frames != encoder.frames:
         raise UserError(
             f"data.frames is {data.settings.frames} and the encoder takes {encoder.frames}: leave "
@@ -144,7 +144,7 @@ def _module(path: str) -> Any:
         return None
     parser = build_parser()
     config = parse(parser, ["--config", str(run.config)])
-    module = getattr(parser, "instantiate", parser.instantiate_classes)(config).model
+    module = parser.instantiate(config).model
     newest = newest_checkpoint(run)
     if newest.is_dir():
         return None  # sharded: only a strategy puts it together

@@ -79,7 +79,7 @@ def _embed(parser: Any, config: Any, started: float) -> None:
     from .bar import Bar
     from .encoders import named_device
 
-    settings = getattr(parser, "instantiate", parser.instantiate_classes)(config).settings
+    settings = parser.instantiate(config).settings
     if config.workers < 0 or not config.timeout > 0:
         raise UserError("workers must be 0 or more, and timeout above 0 seconds")
     device, out, screen = named_device(config.device), Path(config.out), console()

@@ -78,7 +78,7 @@ def _prepare(dataset: str, parser: Any, config: Any) -> None:
     from ..data.prepare.job import prepare
     from ..training.progress import console
 
-    made = getattr(parser, "instantiate", parser.instantiate_classes)(config)
+    made = parser.instantiate(config)
     screen = console()
     with _stages(screen) as progress:
         told = prepare(

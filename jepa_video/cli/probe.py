@@ -127,7 +127,7 @@ def _measure(parser: Any, config: Any, encoders: Any, started: float) -> None:
 def _made(parser: Any, config: Any) -> Any:
     """The objects of the options."""
     try:
-        return getattr(parser, "instantiate", parser.instantiate_classes)(config)
+        return parser.instantiate(config)
     except (ValueError, TypeError) as error:
         raise UserError(" ".join(str(error).split())) from error
 

@@ -129,8 +129,6 @@ class VideoJEPA(EnergyModel, L.LightningModule):
         self.rolled_out = prediction == "rollout"
         if self.rolled_out and getattr(self.masks, "hide", 1.0) > 0:
             raise UserError("model.prediction rollout needs model.masks PastToFuture with hide 0")
-        if self.rolled_out and self.latent.per == "token":
-            raise UserError("model.prediction rollout needs a z per clip or group, not per token")
         self.regularize = regularize
         self.distance, self.normalise_target = distance, normalise_target
         self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas
@@ -276,11 +274,10 @@ class VideoJEPA(EnergyModel, L.LightningModule):
 
     def contrasted(self, y_hat: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The contrast of mean tokens, `B M D` twice; a clip alone has no negative and counts 0."""
-        pair = y_hat.mean(dim=1), y.mean(dim=1)
-        if len(y) > 1 or world_size() > 1:
-            return self.contrast(*pair)
-        twice = self.contrast(*(half.expand(2, -1) for half in pair))  # for the names
-        return {name: torch.zeros_like(value) for name, value in twice.items()}
+        pair = [y_hat.mean(dim=1), y.mean(dim=1)]
+        lone = len(y) == 1 and world_size() == 1
+        terms: dict[str, Tensor] = self.contrast(*(m.expand(2, -1) if lone else m for m in pair))
+        return {n: torch.zeros_like(v) for n, v in terms.items()} if lone else terms
 
     # Frozen use
 
