@@ -129,6 +129,8 @@ class VideoJEPA(EnergyModel, L.LightningModule):
         self.rolled_out = prediction == "rollout"
         if self.rolled_out and getattr(self.masks, "hide", 1.0) > 0:
             raise UserError("model.prediction rollout needs model.masks PastToFuture with hide 0")
+        if self.rolled_out and self.latent.per == "token":
+            raise UserError("model.prediction rollout needs a z per clip or group, not per token")
         self.regularize = regularize
         self.distance, self.normalise_target = distance, normalise_target
         self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas
