@@ -23,7 +23,6 @@ VERBS = {
     "diagnose": "say without labels what state an encoder is in, on one page",
     "study": "train the rows of a comparison and write one table and one page",
     "export": "write an encoder for transformers, ONNX, torch.export or load_encoder",
-    "export": "write an encoder for transformers, ONNX, torch.export or load_encoder",
     "report": "write report.html of a run anew",
     "doctor": "say what is installed, whether a run would work, and what to mend",
 }

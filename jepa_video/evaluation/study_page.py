@@ -93,6 +93,8 @@ def _spread(column: Column, values: Sequence[float]) -> str:
 def states(outcomes: Sequence[Outcome]) -> str:
     """What the runs of a row say of themselves: one word where they agree, else counts."""
     counts = Counter(one.state for one in outcomes)
+    if not counts:
+        return "not run"
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{state} {count}" for state, count in counts.most_common())
