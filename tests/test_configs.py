@@ -181,7 +181,10 @@ def test_the_shares_of_visible_tokens_are_those_of_the_masks():
         *(("masks", name) for name in ("PastToFuture", "MultiBlock", "Mixture")),
         *(("regularizer", name) for name in ("VCReg", "VICReg", "SIGReg", "NoRegularizer")),
         *(("contrast", name) for name in ("NoContrast", "Hinge", "InfoNCE")),
-        *(("latent", f"{name}Latent") for name in ("No", "Gaussian", "Sparse", "Noisy", "Discrete")),
+        *(
+            ("latent", f"{name}Latent")
+            for name in ("No", "Gaussian", "Sparse", "Noisy", "Discrete")
+        ),
     ],
 )
 def test_every_part_can_be_named_by_its_class(part, name):

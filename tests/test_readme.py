@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,11 @@ def test_what_is_to_be_typed_is_accepted(words, monkeypatch):
         assert options == []
     elif verb == "report":
         assert len(options) == 1
-    else:
+    elif verb == "pretrain":
         parse(build_parser(), [word for word in options if word not in HELP])
+    else:
+        told = set(re.findall(r"--[\w.]+", import_module(f"jepa_video.cli.{verb}").HELP))
+        assert {word.split("=")[0] for word in options if word.startswith("--")} <= told
 
 
 def test_what_is_misspelt_would_be_noticed(monkeypatch):

@@ -19,6 +19,7 @@ was stopped goes on.
 
   collapse          ways against collapse on the same data and budget, and nothing against it
   hierarchy         two levels asked for known factors 16 frames ahead, and their time
+  latent            what a latent is worth where a clip may go four ways
   FILE.yaml         your own: base, rows, seeds, measures
 
   --out DIR         runs/study-NAME if not given

@@ -116,7 +116,8 @@ def draw_labels(settings: SyntheticSettings, split: str) -> list[Labels]:
     """The factors of every video of `split`, crossed and balanced so that none predicts another.
 
     By default every 24 videos hold each direction at each speed once, every 288 each of these with
-    each number and shape once, and a cell meets all events before one comes again. The order is shuffled.
+    each number and shape once, and a cell meets all events before one comes again. The order is
+    shuffled.
     """
     rng = np.random.default_rng([settings.seed, SPLITS[split], 0])
     count = settings.videos_train if split == "train" else settings.videos_val

@@ -207,6 +207,8 @@ def test_without_its_background_a_clip_is_its_motion():
     past = torch.arange(encoder.num_tokens // 2).expand(2, -1)
     other = torch.cat((clip[:, :, :4], torch.randn(2, 3, 4, 16, 16)), dim=2)
     torch.testing.assert_close(encoder(other, past), encoder(clip, past))
-    assert not torch.allclose(VideoViT(size="nano", frames=8, image=16)(clip + still), encoder(clip))
+    assert not torch.allclose(
+        VideoViT(size="nano", frames=8, image=16)(clip + still), encoder(clip)
+    )
     with pytest.raises(UserError, match="background must be from 0 to 1"):
         VideoViT(background=1.5)
