@@ -115,6 +115,9 @@ def _verdict(run: Run, summary: dict[str, Any], width: int) -> str:
     now |= {name: summary[name] for name in ("energy_gap", "energy_gap_stderr") if name in summary}
     if "energy" in summary:
         now["energy/held_out"] = summary["energy"]
+    # Tokens that say where they are fill directions that clips do not.
+    if "rankme" in summary:
+        now["rankme/clips"] = summary["rankme"]
     for figures in (first, now):
         figures.pop("energy", None)  # of training batches; the held-out one is compared
     return str(verdict(vitals(now, width), vitals(first, width)))
