@@ -48,7 +48,7 @@ def draw_rollouts(module: VideoJEPA, data: VideoDataModule, folder: Path) -> Non
         save_horizon(horizon(module, found), folder)
         for old in folder.glob("*.webp"):
             old.unlink()
-        clip = torch.cat([centre(part, module.encoder.image) for part in sample.video.split(16)])
+        clip = centre(sample.video, module.encoder.image)
         save_album(folder, [decoded_plate(found, clip, module.encoder.grid, folder)])
 
 

@@ -118,11 +118,11 @@ def foresight(module: VideoJEPA, video: Tensor) -> Foresight:
     if video.shape[1] < module.encoder.frames:
         raise UserError(f"rollouts need clips of {module.encoder.frames} frames or more")
     video = video[:, : video.shape[1] // slot * slot]
-    parts = [
-        _foresight(module, centre(part.to(module.device), module.encoder.image), past)
-        for part in video.split(CHUNK)
-    ]
-    context, truth = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+    parts = []
+    for at in range(0, len(video), CHUNK):
+        chunk = video[at : at + CHUNK].to(module.device)
+        parts.append(_foresight(module, centre(chunk, module.encoder.image), past))
+    context, truth = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     told = {kind: torch.cat([part[2][kind] for part in parts]) for kind in parts[0][2]}
     told["mean"] = truth.mean(dim=0, keepdim=True).expand_as(truth)
     return Foresight(context, truth, told, slot)

@@ -12,6 +12,7 @@ Shapes: video `B T C H W` uint8, clip `B C T S S` float, tokens `B N D`, masks `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -207,7 +208,7 @@ class VideoJEPA(EnergyModel, L.LightningModule):
             told: Tensor = self.predictor(s_x, mask.context, mask.target, z)
             return told
         slots, height, width = self.encoder.grid
-        past = s_x.unflatten(1, (-1, height * width))  # B T P D
+        past = s_x.reshape(len(s_x), -1, height * width, s_x.shape[-1])  # B T P D
         return rollout(self.predictor, past, z, slots - past.shape[1]).flatten(1, 2)
 
     def energy(self, y_hat: Tensor, y: Tensor) -> Tensor:
@@ -334,7 +335,7 @@ class VideoJEPA(EnergyModel, L.LightningModule):
         for level, weights in enumerate(self.levels()):
             groups.append({"params": [p for p in weights if p.ndim > 1], "decayed": True})
             groups.append({"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0})
-            rates += [lambda step, level=level: self.rate(step, level)] * 2
+            rates += [partial(self.rate, level)] * 2
         optimizer = torch.optim.AdamW(
             groups, self.learning_rate, self.betas, weight_decay=self.weight_decay[0]
         )
@@ -344,7 +345,7 @@ class VideoJEPA(EnergyModel, L.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
-    def rate(self, step: int, level: int) -> float:
+    def rate(self, level: int, step: int) -> float:
         """Share of the learning rate; of two levels in stages, one stands still."""
         total, first = self.total_steps(), self.first_stage()
         begin, end = (first, total) if level or not first else (0, first)
