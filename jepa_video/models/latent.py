@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .latent_base import BIT, Inferred, Latent, LatentDraw, Per, Places
 
+Generator = torch.Generator | None
+
 __all__ = [
     "DiscreteLatent",
     "GaussianLatent",
@@ -100,6 +102,20 @@ class Continuous(Inferred):
         z = mean + log_std.exp() * torch.randn(mean.shape, generator=generator).to(mean)
         nats = self.nats(mean, log_std, z, s_x, places)
         return LatentDraw(z, self.price(nats), {"latent/bits": nats.detach().mean() / BIT})
+
+    def sample(
+        self,
+        s_x: Tensor,
+        n: int,
+        generator: torch.Generator | None = None,
+        places: Places | None = None,
+    ) -> Tensor:
+        """`n` draws from the prior: `n B L Z`."""
+        return self.drawn(n, s_x, generator, places)
+
+    def drawn(self, n: int, s_x: Tensor, generator: Generator, places: Places | None) -> Tensor:
+        """`n` draws from the prior of this kind: `n B L Z`."""
+        raise NotImplementedError
 
     def price(self, nats: Tensor) -> dict[str, Tensor]:
         """What `B` amounts of information cost; nothing where nothing is asked for."""
@@ -180,14 +196,8 @@ class GaussianLatent(Continuous):
             0.5 * ((z - mean) / log_std.exp()).square() + log_std + 0.5 * math.log(2 * math.pi)
         ).sum(dim=(1, 2))
 
-    def sample(
-        self,
-        s_x: Tensor,
-        n: int,
-        generator: torch.Generator | None = None,
-        places: Places | None = None,
-    ) -> Tensor:
-        """`n` draws from p(z | x): `n B L Z`."""
+    def drawn(self, n: int, s_x: Tensor, generator: Generator, places: Places | None) -> Tensor:
+        """Gaussian around the prior's mean."""
         mean, log_std = self.prior_moments(s_x, places)
         return mean + log_std.exp() * torch.randn((n, *mean.shape), generator=generator).to(mean)
 
@@ -229,14 +239,8 @@ class SparseLatent(Continuous):
         """Of a Laplace distribution: `-|z| - log 2`."""
         return -(z.abs() + BIT).sum(dim=(1, 2))
 
-    def sample(
-        self,
-        s_x: Tensor,
-        n: int,
-        generator: torch.Generator | None = None,
-        places: Places | None = None,
-    ) -> Tensor:
-        """`n` draws of the Laplace prior: `n B L Z`."""
+    def drawn(self, n: int, s_x: Tensor, generator: Generator, places: Places | None) -> Tensor:
+        """By the inverse of the Laplace distribution."""
         u = torch.rand((n, len(s_x), self.count(places), self.dim), generator=generator) - 0.5
         return (-u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.4999999))).to(s_x.device)
 
@@ -279,14 +283,8 @@ class NoisyLatent(Continuous):
         share: Tensor = inner - outer
         return (share.clamp_min(1e-30) / 2).log().sum(dim=(1, 2))
 
-    def sample(
-        self,
-        s_x: Tensor,
-        n: int,
-        generator: torch.Generator | None = None,
-        places: Places | None = None,
-    ) -> Tensor:
-        """`n` draws of the prior: `n B L Z`."""
+    def drawn(self, n: int, s_x: Tensor, generator: Generator, places: Places | None) -> Tensor:
+        """Uniform, with the noise on top."""
         shape = (n, len(s_x), self.count(places), self.dim)
         flat = 2 * torch.rand(shape, generator=generator) - 1
         return (flat + self.noise * torch.randn(shape, generator=generator)).to(s_x.device)
