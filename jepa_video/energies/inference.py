@@ -32,6 +32,7 @@ def argmin_z(
     steps: int = 50,
     lr: float = 0.1,
     method: Literal["adam", "lbfgs"] = "lbfgs",
+    allowed: Callable[[Tensor], Tensor] | None = None,
 ) -> Minimum:
     """Minimises `energy` over z from each of the S starts `[B, S, ...]` and keeps the best z seen.
 
@@ -45,6 +46,8 @@ def argmin_z(
         steps: evaluations of the energy after the first.
         lr: step of Adam; L-BFGS takes it for the length of its first step only.
         method: `lbfgs` for smooth energies (few steps, no scale to tune), `adam` for rough ones.
+        allowed: the nearest z that may be, of the shape of the starts; every step is brought there.
+            The energy's gradient should vanish where it points out of what is allowed.
     """
     descend = {"adam": _adam, "lbfgs": _lbfgs}[method]
     with torch.inference_mode(False), torch.enable_grad():
@@ -56,7 +59,10 @@ def argmin_z(
             (grad,) = torch.autograd.grad(value.sum(), z)
             return value.detach(), grad
 
-        z, value = descend(slope, start, steps, lr)
+        def inside(z: Tensor) -> Tensor:
+            return z if allowed is None else allowed(z.view(starts.shape)).flatten(2)
+
+        z, value = descend(slope, inside, start, steps, lr)
     # NaN is never the best: a start that diverged must not hide one that did not.
     best = value.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).argmin(1)
     rows = torch.arange(len(best), device=best.device)
@@ -64,9 +70,10 @@ def argmin_z(
 
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
+Inside = Callable[[Tensor], Tensor]
 
 
-def _adam(slope: Slope, z: Tensor, steps: int, lr: float) -> tuple[Tensor, Tensor]:
+def _adam(slope: Slope, inside: Inside, z: Tensor, steps: int, lr: float) -> tuple[Tensor, Tensor]:
     """Adam (Kingma and Ba 2015) with a step that falls to zero; the best z of each start."""
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     best_z, (best, grad) = z, slope(z)
@@ -75,7 +82,7 @@ def _adam(slope: Slope, z: Tensor, steps: int, lr: float) -> tuple[Tensor, Tenso
         second = 0.99 * second + 0.01 * grad.square()
         scale = (second / (1 - 0.99**step)).sqrt() + 1e-12
         rate = lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-        z = z - rate * first / (1 - 0.9**step) / scale
+        z = inside(z - rate * first / (1 - 0.9**step) / scale)
         value, grad = slope(z)
         better = value < best
         best, best_z = torch.where(better, value, best), torch.where(better[..., None], z, best_z)
@@ -83,7 +90,7 @@ def _adam(slope: Slope, z: Tensor, steps: int, lr: float) -> tuple[Tensor, Tenso
 
 
 def _lbfgs(
-    slope: Slope, z: Tensor, steps: int, lr: float, memory: int = 8
+    slope: Slope, inside: Inside, z: Tensor, steps: int, lr: float, memory: int = 8
 ) -> tuple[Tensor, Tensor]:
     """L-BFGS on all candidates at once; each takes a step only where its energy falls enough.
 
@@ -96,10 +103,11 @@ def _lbfgs(
     direction = -grad * lr / grad.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     length = torch.ones_like(value)
     for _ in range(steps):
-        trial = z + length[..., None] * direction
+        trial = inside(z + length[..., None] * direction)
         trial_value, trial_grad = slope(trial)
-        fall = 1e-4 * length * (grad * direction).sum(-1)
-        taken = trial_value <= value + fall  # False for NaN
+        fall = (grad * (trial - z)).sum(-1)
+        # False for NaN, and for a step that went up because its fall is not allowed.
+        taken = (trial_value <= value + 1e-4 * fall) & (fall <= 0)
         moved = taken[..., None]
         # A candidate that stays adds a pair of zeros, which the recursion below passes over.
         pairs = pairs[1 - memory :] if len(pairs) == memory else pairs
@@ -109,6 +117,7 @@ def _lbfgs(
         z, grad = torch.where(moved, trial, z), torch.where(moved, trial_grad, grad)
         value = torch.where(taken, trial_value, value)
         direction = torch.where(moved, _two_loops(grad, pairs), direction)
+        direction = torch.where((fall > 0)[..., None], -grad, direction)
         length = torch.where(taken, torch.ones_like(length), length / 2)
     return z, value
 
