@@ -66,7 +66,7 @@ def _split(words: list[str]) -> tuple[str, dict[str, str], list[str]]:
 
 def _run(asked: str, own: dict[str, str], options: list[str], stops: Any) -> int:
     from ..evaluation.study import read_study, run_study
-    from ..evaluation.study_page import write_study
+    from ..evaluation.study_page import measure_beside, write_study
     from ..training.run import write_whole
 
     study = read_study(asked).only(_listed(own, "--rows"), _numbers(_listed(own, "--seeds")))
@@ -77,6 +77,8 @@ def _run(asked: str, own: dict[str, str], options: list[str], stops: Any) -> int
     write_whole(folder / "study.yaml", rows.text())
     print(f"study {study.name}: {len(study.rows)} rows x {len(study.seeds)} seeds in {folder}")
     outcomes = run_study(study, folder, rows, _say, lambda found: write_study(study, found, folder))
+    measure_beside(study, folder)
+    write_study(study, outcomes, folder)
     print((folder / "table.md").read_text(), end="")
     print(f"report    {folder / 'report.html'}\nnumbers   {folder / 'table.csv'}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
@@ -126,7 +128,7 @@ class PretrainRows:
         import yaml  # type: ignore[import-untyped]
 
         kept = {key: getattr(self.study, key) for key in ("title", "about", "base", "rows")}
-        kept |= {key: list(getattr(self.study, key)) for key in ("seeds", "measures")}
+        kept |= {key: list(getattr(self.study, key)) for key in ("seeds", "measures", "beside")}
         head = f"# with {' '.join(self.options)}\n" if self.options else ""
         return head + str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 

@@ -15,12 +15,13 @@ A study's YAML then lists `measures: [latent]`. The module comes in evaluation m
 is kept in the run's `summary.json` under `measured`, so that a finished row is not measured again.
 A column may also name any figure that a run's `summary.json` has without it, nested names joined by
 `/` (`probe_top1`, `labels/event/probe_top1`). What pictures `draw` writes into its folder stands on
-the study's page, of the first seed of each row.
+the study's page, of the first seed of each row. A table that needs no trained module (`Beside`) is
+a function without arguments, in `BESIDE` of `measures.py`; a study names it under `beside`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,23 @@ class Curve:
     key: str
     title: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A table that stands on the page beside the rows, and is measured without them.
+
+    Args:
+        title: of its section.
+        about: how to read it, in words.
+        heads: of its columns.
+        rows: cells as text, the first of which names the row.
+    """
+
+    title: str
+    about: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def nothing(module: VideoJEPA, data: VideoDataModule, device: torch.device) -> Figures:

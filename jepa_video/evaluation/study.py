@@ -8,6 +8,7 @@
       ema: {model: {target: ema}}
     seeds: [0, 1, 2]
     measures: [collapse]                  # by their names in measures.py
+    beside: [negatives]                   # optional: tables that need no row, by their names there
 
     OUT/
       study.yaml       what was asked for
@@ -36,11 +37,11 @@ from ..training.run import NAME, Run
 from ..training.stops import RunStopped
 from ..training.video_jepa import VideoJEPA
 from .album import save_album
-from .measures import MEASURES
+from .measures import BESIDE, MEASURES
 from .runfiles import finite, flat
 
 SHIPPED = Path(__file__).parent / "studies"
-KEYS = ("title", "about", "base", "rows", "seeds", "measures")
+KEYS = ("title", "about", "base", "rows", "seeds", "measures", "beside")
 FIXED = ("config", "resume", "name", "runs", "seed")  # what the study decides for each row
 PICTURES = "study"  # folder of a run with the pictures that the measures draw
 
@@ -57,6 +58,7 @@ class Study:
         rows: what each row changes, by its name.
         seeds: of each row.
         measures: names of measures.
+        beside: names of tables that need no row.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Study:
     rows: dict[str, dict[str, Any]]
     seeds: tuple[int, ...]
     measures: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     def only(self, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> Study:
         """The same study with fewer rows or other seeds; all where empty.
@@ -146,37 +149,53 @@ def read_study(named: str) -> Study:
 
 def _checked(path: Path, loaded: Any) -> Study:
     """The study in `loaded`, or a sentence on the key that is wrong."""
+    try:
+        _refuse_nonsense(loaded)
+    except UserError as error:
+        raise UserError(f"study {path.name}: {error}") from error
+    title, about = (str(loaded.get(key, "")) for key in ("title", "about"))
+    return Study(
+        name=path.stem,
+        title=title or path.stem,
+        about=about,
+        base=loaded.get("base") or {},
+        rows={str(name): dict(options or {}) for name, options in loaded["rows"].items()},
+        seeds=tuple(loaded.get("seeds", [0])),
+        measures=tuple(loaded["measures"]),
+        beside=tuple(loaded.get("beside", [])),
+    )
 
-    def refuse(told: str) -> UserError:
-        return UserError(f"study {path.name}: {told}")
 
+def _refuse_nonsense(loaded: Any) -> None:
     if not isinstance(loaded, dict):
-        raise refuse(f"expected a mapping with {', '.join(KEYS)}")
+        raise UserError(f"expected a mapping with {', '.join(KEYS)}")
     for key in loaded:
         if key not in KEYS:
-            raise refuse(f"nobody reads the key {key!r}; expected some of {', '.join(KEYS)}")
+            raise UserError(f"nobody reads the key {key!r}; expected some of {', '.join(KEYS)}")
     rows, seeds = loaded.get("rows"), loaded.get("seeds", [0])
     base, measures = loaded.get("base") or {}, loaded.get("measures")
     if not isinstance(rows, dict) or not rows:
-        raise refuse("rows must be a mapping of names to options")
+        raise UserError("rows must be a mapping of names to options")
     for name, options in [("base", base), *rows.items()]:
         if not NAME.fullmatch(str(name)):
-            raise refuse(f"row {name!r} is not a plain name of letters, digits and . _ + -")
+            raise UserError(f"row {name!r} is not a plain name of letters, digits and . _ + -")
         if not isinstance(options or {}, dict):
-            raise refuse(f"{name} must be a mapping of options of pretrain")
+            raise UserError(f"{name} must be a mapping of options of pretrain")
         for key in FIXED:
             if key in (options or {}):
-                raise refuse(f"{name} gives {key!r}, which the study decides for each run")
+                raise UserError(f"{name} gives {key!r}, which the study decides for each run")
     if not _whole_numbers(seeds):
-        raise refuse(f"seeds must be a list of whole numbers from 0, not {seeds!r}")
+        raise UserError(f"seeds must be a list of whole numbers from 0, not {seeds!r}")
     if not isinstance(measures, list) or not measures:
-        raise refuse(f"measures must be a list of some of {', '.join(MEASURES)}")
+        raise UserError(f"measures must be a list of some of {', '.join(MEASURES)}")
     for name in measures:
         if name not in MEASURES:
-            raise refuse(f"there is no measure {name!r}; expected some of {', '.join(MEASURES)}")
-    title, about = (str(loaded.get(key, "")) for key in ("title", "about"))
-    plain = {str(name): dict(options or {}) for name, options in rows.items()}
-    return Study(path.stem, title or path.stem, about, base, plain, tuple(seeds), tuple(measures))
+            raise UserError(f"there is no measure {name!r}; expected some of {', '.join(MEASURES)}")
+    if not isinstance(loaded.get("beside", []), list):
+        raise UserError(f"beside must be a list of some of {', '.join(BESIDE)}")
+    for name in loaded.get("beside", []):
+        if name not in BESIDE:
+            raise UserError(f"there is no table {name!r}; expected some of {', '.join(BESIDE)}")
 
 
 def _whole_numbers(seeds: Any) -> bool:

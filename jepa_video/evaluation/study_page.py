@@ -1,4 +1,7 @@
-"""What a study leaves: `table.csv`, `table.md`, `summary.json` and one self-contained page."""
+"""What a study leaves: `table.csv`, `table.md`, `summary.json` and one self-contained page.
+
+A table that needs no row is kept as `NAME.json` beside them, and measured once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -18,8 +22,8 @@ from ..training.run import write_whole
 from .album import load_album
 from .bars import bar_chart
 from .charts import Series, line_chart
-from .measure import Column, Curve
-from .measures import MEASURES
+from .measure import Beside, Column, Curve
+from .measures import BESIDE, MEASURES
 from .page import document, folded, note, paragraph, plate, section, table
 from .study import PICTURES, Outcome, Study
 
@@ -127,6 +131,7 @@ def page(study: Study, columns: Sequence[Column], outcomes: Sequence[Outcome], f
         section("charts", "Figures", _charts(study, columns, outcomes)),
         *(_curves(study, curve, outcomes) for curve in curves),
         *_plates(study, outcomes),
+        *_beside(study, folder),
         section("verdicts", "What the runs say of themselves", *_verdicts(outcomes)),
         section("settings", "Settings", *_settings(study)),
     ]
@@ -192,6 +197,37 @@ def _plates(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
             shown = "".join(plate(folder, each) for each in load_album(folder))
             parts.append(section(f"{name}-{one.row}", f"{one.row}: pictures", shown))
     return parts
+
+
+def _beside(study: Study, folder: Path) -> list[str]:
+    """The tables that need no row, as far as they are measured."""
+    found = [(name, beside_of(folder, name)) for name in study.beside]
+    return [
+        section(
+            name,
+            known.title,
+            paragraph(known.about),
+            table(known.heads, [[escape(cell) for cell in row] for row in known.rows]),
+        )
+        for name, known in found
+        if known is not None
+    ]
+
+
+def beside_of(folder: Path, name: str) -> Beside | None:
+    """A table that needs no row, as it was measured before; None where it was not."""
+    try:
+        return Beside(**json.loads((folder / f"{name}.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def measure_beside(study: Study, folder: Path) -> None:
+    """Measure the tables that need no row and are not measured yet."""
+    for name in study.beside:
+        if beside_of(folder, name) is None:
+            told = json.dumps(asdict(BESIDE[name]()), indent=1) + "\n"
+            write_whole(folder / f"{name}.json", told)
 
 
 def _verdicts(outcomes: Sequence[Outcome]) -> list[str]:

@@ -13,9 +13,9 @@ from jepa_video.errors import UserError
 from jepa_video.evaluation import measures
 from jepa_video.evaluation.bars import LEFT, RIGHT, bar_chart
 from jepa_video.evaluation.charts import WIDTH
-from jepa_video.evaluation.measure import Column, Measure
+from jepa_video.evaluation.measure import Beside, Column, Measure
 from jepa_video.evaluation.study import Trained, read_study, run_of, run_study, shipped
-from jepa_video.evaluation.study_page import write_study
+from jepa_video.evaluation.study_page import measure_beside, write_study
 from jepa_video.training.run import Run
 from jepa_video.training.stops import RunStopped
 
@@ -125,6 +125,22 @@ def test_table_summary_and_page_say_the_same(tmp_path):
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
 
 
+def test_a_table_that_needs_no_row_is_measured_once_and_stands_on_the_page(tmp_path, monkeypatch):
+    calls = []
+
+    def cost() -> Beside:
+        calls.append(1)
+        return Beside("Cost <of>", "In words.", ("method", "D = 4"), [("push", "over 3")])
+
+    monkeypatch.setitem(measures.BESIDE, "cost", cost)
+    study = read_study(written(tmp_path, beside=["cost"]))
+    for _ in range(2):
+        measure_beside(study, tmp_path)
+    write_study(study, [], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert calls == [1] and "Cost &lt;of&gt;" in page and "over 3" in page
+
+
 def test_a_table_is_there_before_the_study_is_through(tmp_path):
     study, lines = read_study(written(tmp_path)), []
 
@@ -165,6 +181,8 @@ def test_a_bar_below_zero_starts_there():
         ({"seeds": [-1]}, "seeds must be a list of whole numbers"),
         ({"measures": ["weight"]}, "no measure 'weight'; expected some of collapse"),
         ({"measures": []}, "measures must be a list"),
+        ({"beside": "negatives"}, "beside must be a list"),
+        ({"beside": ["weights"]}, "no table 'weights'; expected some of negatives"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_by_its_key(tmp_path, changes, said):
