@@ -21,6 +21,7 @@ LATENT: Final = 4
 SHUFFLE: Final = 5
 PROBE: Final = 6
 STEP: Final = 7
+EPISODE: Final = 8
 
 
 def seed_of(*keys: int) -> int:

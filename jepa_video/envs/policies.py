@@ -1,0 +1,149 @@
+"""Policies that exist before anything is learned: random, explore, straight, scripted.
+
+A policy has `reset(seeds)` at the start of episodes and `act(observation) -> actions`, batched. An
+agent is one too. Those here that see the true state do so through the environment that they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from jepa_video.envs.base import Array, BatchEnv, Observation
+from jepa_video.errors import UserError
+
+STICK: Final = 5.0  # concentration of the turns of a walk (EB-JEPA's generator)
+GUIDED: Final = 0.35  # share of the episodes that are led to their goal at some time (its too)
+
+
+class Policy(Protocol):
+    """Whoever acts in a batch of environments."""
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin one episode for each seed; what is drawn follows from these alone."""
+
+    def act(self, observation: Observation) -> Array:
+        """Actions for a batch of observations: float `B A`, or whole numbers `B`."""
+
+
+class Random:
+    """Uniform actions, independent of each other."""
+
+    def __init__(self, env: BatchEnv) -> None:
+        self.env, self.time = env, 0
+        self._plan = np.zeros(0)
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Draw all actions of the episodes."""
+        env, self.time = self.env, 0
+        plans = []
+        for seed in seeds:
+            source = np.random.default_rng([seed, 2])
+            shape: Any = (env.budget, env.action_size)
+            if env.discrete:
+                plans.append(source.integers(0, env.action_size, env.budget))
+            else:
+                plans.append(source.uniform(-1, 1, shape).astype(np.float32))
+        self._plan = np.stack(plans, axis=1)
+
+    def act(self, observation: Observation) -> Array:
+        """The actions drawn for this step."""
+        self.time += 1
+        actions: Array = self._plan[(self.time - 1) % self.env.budget]
+        return actions
+
+
+class Explore:
+    """Walks that keep their direction for a while, some led to the goal: data to learn from.
+
+    Two numbers of an action are a heading, which turns by von Mises(0, 5) at each step, and a step
+    length, normal with mean 0.41 and deviation 0.16 of the longest (EB-JEPA's generator); any other
+    number of them is smooth noise. From a random step on, 35 % of the episodes follow the expert
+    with noise of 0.2, or, where the environment says so (`guides`), the straight line; at the goal
+    they walk on.
+    """
+
+    def __init__(self, env: BatchEnv) -> None:
+        if env.discrete:
+            raise UserError(f"explore needs actions that are numbers; {env.id} has kinds: random")
+        self.env, self.time = env, 0
+        guides: Sequence[str] = getattr(env, "guides", ("expert",))
+        self._guides: list[Callable[[], Array]] = [getattr(env, name) for name in guides]
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Draw the walks, and who is led from when on."""
+        env, self.time = self.env, 0
+        sources = [np.random.default_rng([seed, 3]) for seed in seeds]
+        make = _heading if env.action_size == 2 else _smooth
+        self._walk = np.stack([make(s, env.budget, env.action_size) for s in sources], axis=1)
+        self._noise = np.stack([s.normal(0, 0.2, self._walk.shape[::2]) for s in sources], axis=1)
+        led = [s.random() < GUIDED for s in sources]
+        begin = [s.integers(env.budget) for s in sources]
+        self._from = np.where(led, begin, env.budget)
+        self._guide = np.array([s.integers(len(self._guides)) for s in sources])
+        self._there = np.zeros(len(seeds), bool)
+
+    def act(self, observation: Observation) -> Array:
+        """The walk, or the way of the guide with noise."""
+        time, self.time = self.time, self.time + 1
+        actions = self._walk[time % self.env.budget]
+        led = (time >= self._from) & ~self._there
+        if led.any():
+            asked = [guide() for guide in self._guides]
+            ways = np.stack(asked)[self._guide, np.arange(len(led))]
+            actions = np.where(led[:, None], ways + self._noise[time % self.env.budget], actions)
+            success = getattr(self.env, "success", None)
+            self._there |= success() if success is not None else False
+        return np.asarray(np.clip(actions, -1, 1), np.float32)
+
+
+class Follow:
+    """What the environment itself proposes: its `expert` or its `straight`."""
+
+    def __init__(self, env: BatchEnv, name: str) -> None:
+        self.propose: Callable[[], Array] = getattr(env, name)
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Nothing is drawn."""
+
+    def act(self, observation: Observation) -> Array:
+        """From the true state."""
+        return self.propose().astype(np.float32)
+
+
+POLICIES: Final[dict[str, Callable[[BatchEnv], Policy]]] = {
+    "random": Random,
+    "explore": Explore,
+    "straight": lambda env: Follow(env, "straight"),
+    "scripted": lambda env: Follow(env, "expert"),
+}
+
+
+def make_policy(name: str, env: BatchEnv) -> Policy:
+    """A policy of this module by its name.
+
+    Raises:
+        UserError: there is none of this name, or none of it for this environment.
+    """
+    if name not in POLICIES:
+        raise UserError(f"there is no policy {name!r} (expected one of {', '.join(POLICIES)})")
+    return POLICIES[name](env)
+
+
+def _heading(source: np.random.Generator, steps: int, size: int) -> Array:
+    """Headings and lengths `steps 2`, the lengths as shares of 2.45 pixels."""
+    turns = source.vonmises(0, STICK, steps)
+    turns[0] = source.uniform(-np.pi, np.pi)
+    angle = np.cumsum(turns)
+    length = np.clip(source.normal(1.0, 0.4, steps), 0.2, 1.8) / 2.45
+    return np.asarray(length[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
+
+
+def _smooth(source: np.random.Generator, steps: int, size: int) -> Array:
+    """Noise of deviation 0.7 that forgets a tenth at each step, `steps size`."""
+    fresh = source.normal(0, 0.7, (steps, size))
+    for step in range(1, steps):
+        fresh[step] = 0.9 * fresh[step - 1] + np.sqrt(1 - 0.81) * fresh[step]
+    return fresh

@@ -1,0 +1,91 @@
+"""Environments by id: our own by name, others as FAMILY/NAME.
+
+    env = make("TwoRooms")                        # one, a gymnasium.Env
+    envs = make_batch("TwoRooms", 64, budget=90)  # 64 that step together
+    make_batch("gym/Pendulum-v1", 4, repeat=2)    # needs the family's own package
+
+Importing this module imports no environment.
+"""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from jepa_video.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from jepa_video.envs.base import BatchEnv
+
+WORLDS: Final = {
+    "TwoRooms": "two_rooms",
+    "Rooms": "rooms",
+    "PointPush": "push",
+    "Pendulum": "swing",
+    "CartPole": "swing",
+    "Stochastic": "stochastic",
+}
+FAMILIES: Final = {
+    "gym": "gymnasium's classic control, as gym/Pendulum-v1",
+    "minigrid": "MiniGrid, as minigrid/MiniGrid-Empty-8x8-v0",
+    "dmc": "DeepMind Control, as dmc/cartpole-swingup",
+    "mujoco": "gymnasium's MuJoCo, as mujoco/Reacher-v5",
+    "swm": "stable-worldmodel, as swm/PushT-v1 and swm/TwoRoom-v1",
+    "atari": "the Arcade Learning Environment, as atari/Breakout-v5",
+}
+
+
+def make(id: str, **settings: Any) -> gymnasium.Env[Any, Any]:
+    """One environment; see `make_batch`."""
+    envs = make_batch(id, 1, **settings)
+    single = import_module("jepa_video.envs.single").Single(envs)
+    return single  # type: ignore[no-any-return]
+
+
+def make_batch(id: str, batch: int = 1, **settings: Any) -> BatchEnv:
+    """A batch of environments.
+
+    Args:
+        id: one of `WORLDS`, or FAMILY/NAME.
+        batch: how many step together.
+        settings: the environment's own, such as `budget`, `stack` and `repeat`; one that it does
+            not know is an error.
+
+    Raises:
+        UserError: unknown id or setting, a package that is missing.
+    """
+    need_gymnasium()
+    family, slash, name = id.partition("/")
+    if id in WORLDS:
+        maker = getattr(import_module(f"jepa_video.envs.{WORLDS[id]}"), id)
+    elif slash and family in FAMILIES:
+        wrapped = import_module("jepa_video.envs.wrap").Wrapped
+        settings, maker = {"family": family, "name": name, **settings}, wrapped
+    else:
+        near = get_close_matches(id, [*WORLDS, *(f"{name}/" for name in FAMILIES)], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join([*WORLDS, *(f"{name}/NAME" for name in FAMILIES)])
+        raise UserError(f"there is no environment {id!r} (expected one of {known}){hint}")
+    _known(id, maker, settings)
+    made: BatchEnv = maker(batch=batch, **settings)
+    return made
+
+
+def need_gymnasium() -> None:
+    """Say in a sentence that gymnasium is missing."""
+    try:
+        import gymnasium  # noqa: F401
+    except ImportError:
+        raise UserError("environments need gymnasium: pip install 'jepa-video[control]'") from None
+
+
+def _known(id: str, maker: Any, settings: dict[str, Any]) -> None:
+    takes = [name for name in inspect.signature(maker).parameters if name != "batch"]
+    for name in settings:
+        if name not in takes:
+            told = ", ".join(n for n in takes if n not in ("family", "name"))
+            raise UserError(f"{id} has no setting {name!r}; it has {told}")
