@@ -172,21 +172,16 @@ class GaussianPlanner(SamplingPlanner):
         decay: float,
         colour: float,
         std: float,
-        warm_std: float,
         min_std: float,
         momentum: float,
     ) -> None:
         super().__init__(horizon, samples, iterations, elites, carried, decay)
-        if not 0 < min_std <= min(std, warm_std):
-            raise UserError(
-                f"min_std must be above 0, and at most std {std} and warm_std {warm_std}, "
-                f"not {min_std}"
-            )
+        if not 0 < min_std <= std:
+            raise UserError(f"min_std must be above 0 and at most std {std}, not {min_std}")
         if not 0 <= momentum < 1:
             raise UserError(f"momentum must be from 0 to below 1, not {momentum}")
         self.limits, self.colour = limits, colour
-        self.std, self.warm_std, self.min_std = std, warm_std, min_std
-        self.momentum = momentum
+        self.std, self.min_std, self.momentum = std, min_std, momentum
 
     def middle(self, device: torch.device) -> Tensor:
         """The middle of the box."""
@@ -198,8 +193,7 @@ class GaussianPlanner(SamplingPlanner):
 
     def begin(self, start: Tensor, known: Tensor) -> Spread:
         """Mean and standard deviation, both `B H A`."""
-        share = torch.where(known, self.warm_std, self.std)[:, None, None]
-        return start, (share * self.limits.reach(start)).expand_as(start)
+        return start, (self.std * self.limits.reach(start)).expand_as(start)
 
     def draw(self, spread: Spread, count: int, generator: Generators) -> Tensor:
         """Clipped, so that what is costed is what would be executed."""
@@ -229,7 +223,7 @@ class GaussianPlanner(SamplingPlanner):
 class CEM(GaussianPlanner):
     """The cross-entropy method, with what makes few samples enough.
 
-    With `carried` 0, `decay` 1 and `colour` 0 it is the plain method (Rubinstein 1999); with elites
+    With `carried`, `colour` and `momentum` 0 it is the plain method (Rubinstein 1999); with elites
     carried over, a falling number of samples and coloured noise it is iCEM (Pinneri et al. 2020).
 
     Args:
@@ -242,7 +236,6 @@ class CEM(GaussianPlanner):
         decay: factor on the samples from one iteration to the next, down to twice the elites.
         colour: exponent of the noise's spectrum along time; 0 is white.
         std: of the first draws, in the reach of the limits (half the box).
-        warm_std: of the first draws around a plan that is given, in the same unit.
         min_std: that the distribution never falls below, in the same unit.
         momentum: share of the old mean and standard deviation in the new.
     """
@@ -252,18 +245,17 @@ class CEM(GaussianPlanner):
         horizon: int,
         limits: Limits,
         samples: int = 100,
-        iterations: int = 6,
+        iterations: int = 10,
         elites: int = 10,
         carried: int = 5,
-        decay: float = 0.9,
+        decay: float = 1.0,
         colour: float = 0.0,
         std: float = 0.5,
-        warm_std: float = 0.3,
         min_std: float = 0.02,
-        momentum: float = 0.0,
+        momentum: float = 0.2,
     ) -> None:
         super().__init__(
-            horizon, limits, samples, iterations, elites, carried, decay, colour, std, warm_std,
+            horizon, limits, samples, iterations, elites, carried, decay, colour, std,
             min_std, momentum,
         )  # fmt: skip
 
@@ -289,7 +281,6 @@ class MPPI(GaussianPlanner):
         carried: elites that are kept as candidates of the next iteration.
         colour: exponent of the noise's spectrum along time; 0 is white.
         std: of the first draws, in the reach of the limits (half the box).
-        warm_std: of the first draws around a plan that is given, in the same unit.
         min_std: that the distribution never falls below, in the same unit.
 
     Raises:
@@ -301,17 +292,16 @@ class MPPI(GaussianPlanner):
         horizon: int,
         limits: Limits,
         samples: int = 100,
-        iterations: int = 6,
+        iterations: int = 10,
         temperature: float = 0.01,
         elites: int = 10,
         carried: int = 5,
         colour: float = 0.0,
         std: float = 0.5,
-        warm_std: float = 0.3,
         min_std: float = 0.02,
     ) -> None:
         super().__init__(
-            horizon, limits, samples, iterations, elites, carried, 1.0, colour, std, warm_std,
+            horizon, limits, samples, iterations, elites, carried, 1.0, colour, std,
             min_std, 0.0,
         )  # fmt: skip
         if temperature <= 0:

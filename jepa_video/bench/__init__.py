@@ -1,0 +1,1 @@
+"""How fast things are, against a stated reference in the same run."""
