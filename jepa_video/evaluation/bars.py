@@ -8,7 +8,7 @@ from html import escape
 
 from .charts import TOP, WIDTH, Axis, number
 
-LEFT, RIGHT, HEIGHT = 104, 48, 18
+LEFT, RIGHT, HEIGHT = 104, 54, 18
 
 
 def bar_chart(
@@ -30,11 +30,11 @@ def bar_chart(
     x = Axis(min([0.0, *seen]), max([0.0, *seen]) or 1.0, LEFT, WIDTH - RIGHT)
     height = TOP + HEIGHT * len(finite) + 4
     parts = []
-    for row, (name, values) in enumerate(finite.items()):
-        parts += _bar(name, values, x, TOP + HEIGHT * row)
     for word, value in marks:
         tip = f"<title>{escape(word)} {number(value)}</title>"
         parts.append(f'<path class="mark" d="M{x(value):.1f} {TOP}V{height - 4}">{tip}</path>')
+    for row, (name, values) in enumerate(finite.items()):
+        parts += _bar(name, values, x, TOP + HEIGHT * row)
     told = "; ".join(f"{name} {_mean_in_words(values)}" for name, values in finite.items())
     frame = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{title}: {told}")}"'
     beside = ", ".join(f"{word} {number(value)}" for word, value in marks)
@@ -59,5 +59,5 @@ def _bar(name: str, values: Sequence[float], x: Axis, top: float) -> list[str]:
     parts.append(f'<rect class="s0 bar" {place} height="{HEIGHT - 6}" rx="2"/>')
     for value in values:
         parts.append(f'<circle class="seed" cx="{x(value):.1f}" cy="{middle:.1f}" r="2.6"/>')
-    at = max(x(value) for value in (*values, mean, 0.0)) + 7
-    return [*parts, f'<text x="{at:.1f}" y="{middle + 3.5:.1f}">{number(mean)}</text>']
+    right = f'x="{WIDTH - 4}" y="{middle + 3.5:.1f}" class="y"'
+    return [*parts, f"<text {right}>{number(mean)}</text>"]
