@@ -63,8 +63,8 @@ def make_batch(id: str, batch: int = 1, **settings: Any) -> BatchEnv:
     if id in WORLDS:
         maker = getattr(import_module(f"jepa_video.envs.{WORLDS[id]}"), id)
     elif slash and family in FAMILIES:
-        wrapped = import_module("jepa_video.envs.wrap").Wrapped
-        settings, maker = {"family": family, "name": name, **settings}, wrapped
+        maker = import_module("jepa_video.envs.wrap").wrap_family
+        settings = {"family": family, "name": name, **settings}
     else:
         near = get_close_matches(id, [*WORLDS, *(f"{name}/" for name in FAMILIES)], 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -30,11 +30,11 @@ def bar_chart(
     x = Axis(min([0.0, *seen]), max([0.0, *seen]) or 1.0, LEFT, WIDTH - RIGHT)
     height = TOP + HEIGHT * len(finite) + 4
     parts = []
+    for row, (name, values) in enumerate(finite.items()):
+        parts += _bar(name, values, x, TOP + HEIGHT * row)
     for word, value in marks:
         tip = f"<title>{escape(word)} {number(value)}</title>"
         parts.append(f'<path class="mark" d="M{x(value):.1f} {TOP}V{height - 4}">{tip}</path>')
-    for row, (name, values) in enumerate(finite.items()):
-        parts += _bar(name, values, x, TOP + HEIGHT * row)
     told = "; ".join(f"{name} {_mean_in_words(values)}" for name, values in finite.items())
     frame = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{title}: {told}")}"'
     beside = ", ".join(f"{word} {number(value)}" for word, value in marks)

@@ -1,0 +1,163 @@
+"""Environments of other packages, where they are installed, and any of gymnasium's API."""
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from jepa_video.envs import make, make_batch
+from jepa_video.envs.policies import make_policy
+from jepa_video.envs.rollout import play
+from jepa_video.envs.wrap import Wrapped
+from jepa_video.errors import UserError
+
+FAMILIES = [
+    ("gym/Pendulum-v1", "pygame", 3),
+    ("gym/CartPole-v1", "pygame", 4),
+    ("minigrid/MiniGrid-Empty-8x8-v0", "minigrid", 3),
+    ("dmc/cartpole-swingup", "dm_control", 5),
+    ("mujoco/Reacher-v5", "mujoco", 10),
+    ("swm/PushT-v1", "stable_worldmodel", 7),
+    ("swm/TwoRoom-v1", "stable_worldmodel", None),
+    ("atari/Breakout-v5", "ale_py", 0),
+]
+
+
+class Line(gymnasium.Env):
+    """A point on a line from -3 to 5, seen as a grey level; the goal is 2."""
+
+    observation_space = spaces.Box(-9.0, 9.0, (1,))
+    action_space = spaces.Box(np.float32(-3.0), np.float32(5.0), (1,))
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = float(self.np_random.uniform(0, 1))
+        return self._seen(), {}
+
+    def step(self, action):
+        self.x += float(action[0])
+        return self._seen(), float(action[0]), self.x > 8, False, {"is_success": self.x > 8}
+
+    def render(self):
+        return np.full((40, 80, 3), int(np.clip(10 * self.x, 0, 255)), np.uint8)
+
+    def _seen(self):
+        return np.array([self.x], np.float32)
+
+
+def test_any_environment_gets_scaled_actions_repeat_stack_and_a_goal():
+    def goal(env):
+        return np.full((40, 80, 3), 20, np.uint8), np.array([2.0])
+
+    batch = Wrapped([Line(), Line()], stack=2, repeat=2, goal=goal, budget=5)
+    seen, told = batch.reset(seed=[1, 2])
+    start = told["state"][:, 0]
+    assert seen["pixels"].shape == (2, 2, 64, 64, 3) and (seen["goal"] == 20).all()
+    assert told["distance"] == pytest.approx(2 - start)
+    seen, rewards, ended, cut, told = batch.step([[-0.25], [1.0]])  # -0.25 lies at 0, 1 at 5
+    assert rewards.tolist() == [0, 10] and ended.tolist() == [False, True]
+    assert told["state"][:, 0] == pytest.approx(start + (0, 10))
+    assert told["success"].tolist() == [False, True]
+    assert (seen["pixels"][0, 0] == seen["pixels"][0, 1]).all()
+    assert (seen["pixels"][1, 0] != seen["pixels"][1, 1]).all()
+    # Who has ended stays; the other goes on to the budget.
+    for _ in range(4):
+        _, rewards, ended, cut, told = batch.step([[-0.25], [1.0]])
+        assert rewards[1] == 0 and ended[1] and told["success"][1]
+    assert cut.tolist() == [True, False]
+
+
+def test_what_has_no_pictures_or_no_limits_is_refused():
+    class Silent(Line):
+        render_mode = None
+
+    class Boundless(Line):
+        action_space = spaces.Box(-np.inf, np.inf, (1,))
+
+    with pytest.raises(UserError, match="render_mode='rgb_array'"):
+        Wrapped([Silent()])
+    with pytest.raises(UserError, match="expected numbers between limits"):
+        Wrapped([Boundless()])
+
+
+@pytest.mark.parametrize(("id", "module", "states"), FAMILIES)
+def test_a_family_s_environment_keeps_the_contract(id, module, states):
+    pytest.importorskip(module, reason=f"{id} needs {module}, which is not installed")
+    env = make_batch(id, 2, budget=4, repeat=2)
+    policy = make_policy("random", env)
+    first, again = (play(env, policy, seeds) for seeds in ([5, 6], [6, 5]))
+    assert first[0].frames.shape[1:] == (64, 64, 3) and first[0].frames.dtype == np.uint8
+    assert first[0].frames.max() > first[0].frames.min()
+    assert states is None or first[0].states.shape[1] == states
+    assert (first[0].states == again[1].states).all()
+    assert (first[0].frames == again[1].frames).all()
+    with pytest.raises(UserError, match="takes actions of shape"):
+        env.step(np.zeros((3, 7)))
+    env.close()
+
+
+def test_a_scaled_pendulum_of_gymnasium_is_ours():
+    pytest.importorskip("pygame", reason="gym/Pendulum-v1 needs pygame, which is not installed")
+    ours, theirs = make("Pendulum"), make("gym/Pendulum-v1")
+    _, told = ours.reset(seed=0)
+    theirs.reset(seed=0)
+    theirs.batch_env.envs[0].unwrapped.state = told["state"].astype(float)
+    for action in ([0.3], [-1.0], [1.0]):
+        _, ours_reward, _, _, told = ours.step(action)
+        _, reward, _, _, info = theirs.step(action)
+        assert reward == pytest.approx(ours_reward, abs=1e-4)
+        angle = told["state"][0]
+        assert info["state"][:2] == pytest.approx([np.cos(angle), np.sin(angle)], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("id", "said"),
+    [
+        ("TwoRoom", "there is no environment 'TwoRoom' .* did you mean TwoRooms?"),
+        ("nobody/X-v0", "there is no environment 'nobody/X-v0'"),
+        ("gym/Nothing-v0", "there is no environment gym/Nothing-v0"),
+        ("dmc/cartpole-jump", "there is no environment dmc/cartpole-jump: .* swingup"),
+    ],
+)
+def test_an_unknown_environment_is_a_sentence(id, said):
+    if id.startswith("dmc"):
+        pytest.importorskip("dm_control", reason="dm_control is not installed")
+    if id.startswith("gym/"):
+        pytest.importorskip("pygame", reason="pygame is not installed")
+    with pytest.raises(UserError, match=said) as error:
+        make(id)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_package_is_a_sentence_with_its_line(monkeypatch):
+    for family, name, module in (
+        ("minigrid", "MiniGrid-Empty-8x8-v0", "minigrid"),
+        ("atari", "Pong-v5", "ale_py"),
+        ("dmc", "cartpole-swingup", "dm_control"),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        line = rf"{family}/{name} needs {module}: pip install 'jepa-video\[{family}\]'"
+        with pytest.raises(UserError, match=line):
+            make(f"{family}/{name}")
+
+
+def test_an_unknown_setting_is_a_sentence():
+    with pytest.raises(UserError, match="TwoRooms has no setting 'colour'; it has budget"):
+        make("TwoRooms", colour=3)
+    with pytest.raises(UserError, match="collision must be stay or bounce"):
+        make("Rooms", collision="jump")
+    with pytest.raises(UserError, match="repeat must be 1 or more"):
+        make("Rooms", repeat=0)
+
+
+def test_the_room_is_imported_without_any_environment():
+    code = (
+        "import sys, jepa_video.envs\n"
+        "print([m for m in ('gymnasium', 'numpy', 'torch', 'pygame') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
