@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.masks import MaskGroup, MaskSampler, PastToFuture
 from ..data.transforms import Augment, centre
@@ -37,13 +36,14 @@ from ..models.predictor import MaskedPredictor
 from ..models.rope import Grid
 from ..randomness import AUGMENT, LATENT, MASK, generator
 from .inference import EnergyModel, InferZ, Pair
+from .levels import Levels
 from .rollout import rollout
 from .schedules import cosine, warmup_cosine
-from .second_level import LevelAbove, NoLevelAbove, untouched
+from .second_level import LevelAbove, NoLevelAbove
 from .target import ema_update, frozen_copy
 
 
-class VideoJEPA(EnergyModel, L.LightningModule):
+class VideoJEPA(EnergyModel, Levels):
     """Joint-embedding predictive architecture for video.
 
     Args:
@@ -233,48 +233,6 @@ class VideoJEPA(EnergyModel, L.LightningModule):
                     terms[key] = terms[key] + value if key in terms else value
         return terms
 
-    # The second level
-
-    @property
-    def frames(self) -> int:
-        """Frames of a clip: one window of the encoder, or several where there is a second level."""
-        return self.encoder.frames * self.level2.windows
-
-    def levels(self) -> list[list[nn.Parameter]]:
-        """The weights that learn together: of both levels, or of each where they have stages."""
-        if not self.level2.alone:
-            return [[p for p in self.parameters() if p.requires_grad]]
-        upper = list(self.level2.parameters())
-        above = {id(p) for p in upper}
-        return [[p for p in self.parameters() if p.requires_grad and id(p) not in above], upper]
-
-    def first_stage(self) -> int:
-        """Optimiser steps in which level 1 learns alone."""
-        return round(self.level2.alone * self.total_steps()) if self.level2.alone else 0
-
-    def turn(self) -> Literal["both", "first", "second"]:
-        """Which level learns in this step."""
-        if not self.level2.alone:
-            return "both"
-        return "first" if self.global_step < self.first_stage() else "second"
-
-    def above(self, s_y: Tensor) -> dict[str, Tensor]:
-        """Terms of the second level from the tokens `K*B N D` of all windows."""
-        if self.turn() == "first":
-            return untouched(self.level2.parameters())
-        step = self.level2(s_y, self.generator(LATENT))
-        self.log_dict(step.facts)
-        terms: dict[str, Tensor] = step.terms
-        return terms
-
-    def second_step(self, s_y: Tensor) -> dict[str, Tensor]:
-        """A step of the second level on a first that stands still."""
-        s_y = s_y.detach()
-        terms = self.above(s_y)
-        loss = torch.stack(list((terms | untouched(self.levels()[0])).values())).sum()
-        self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}})
-        return {"loss": loss, "energy": terms["level2/energy"].detach(), "s_x": s_y, "s_y": s_y}
-
     def contrasted(self, y_hat: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The contrast of mean tokens, `B M D` twice; a clip alone has no negative and counts 0."""
         pair = [y_hat.mean(dim=1), y.mean(dim=1)]
@@ -354,10 +312,6 @@ class VideoJEPA(EnergyModel, L.LightningModule):
         warmup = int(self.warmup * (end - begin))
         share = self.final_learning_rate
         return warmup_cosine(step - begin + 1, end - begin, warmup, 0.0, 1.0, share)
-
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole run: the length of every schedule."""
-        return int(self.trainer.estimated_stepping_batches)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Weight decay follows its schedule."""
