@@ -156,7 +156,7 @@ def decoders() -> list[Finding]:
     import numpy as np
 
     from .data.decode import read_clip
-    from .data.synthetic import write_video
+    from .data.encode import write_video
 
     frames = np.zeros((8, 64, 64, 3), np.uint8)
     frames[:, :, :] = (np.arange(8) * 30)[:, None, None, None]  # each frame has its own grey

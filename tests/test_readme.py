@@ -12,7 +12,7 @@ import torch
 from jepa_video import VideoViT, save_encoder
 from jepa_video.cli import VERBS
 from jepa_video.cli.options import build_parser, parse
-from jepa_video.data.synthetic import write_video
+from jepa_video.data.encode import write_video
 from jepa_video.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -16,6 +16,7 @@ from ..errors import UserError
 
 VERBS = {
     "pretrain": "train a video JEPA on video files; without options on an embedded set",
+    "collect": "play episodes of an environment into a dataset of video and actions",
     "probe": "say what frozen encoders know about labels, beside what they have to beat",
     "prepare": "check, index, re-encode and split a dataset or a folder of videos",
     "embed": "write the features of many videos into one file, resumable",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,7 +24,8 @@ class Bar:
     ) -> None:
         self.screen, self.doing, self.what, self.every = screen, doing, what, every_seconds
         self._start = self._said = time.monotonic()
-        self._first: int | None = None
+        self._begun: dict[str, int] = {}
+        self._now: dict[str, int] = {}
         self._bar: Progress | None = None
 
     def __enter__(self) -> Bar:
@@ -33,12 +35,13 @@ class Bar:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
+    def __call__(self, done: int, total: int, also: Mapping[str, int] | None = None) -> None:
+        """Show that `done` of `total` are done; `also` counts what came with them, by its name."""
         now = time.monotonic()
-        self._first = done if self._first is None else self._first
-        rate = (done - self._first) / max(now - self._start, 1e-9)
-        text = f"{self.doing}  {done} of {total} {self.what}  {rate:.1f} a second"
+        self._now = {self.what: done, **(also or {})}
+        for what, count in self._now.items():
+            self._begun.setdefault(what, count)
+        text = f"{self.doing}  {done} of {total} {self.what}  {self.rates()}"
         if not self.screen.is_terminal:
             if now - self._said >= self.every:
                 self._said = now
@@ -50,3 +53,12 @@ class Bar:
             self._bar.add_task(text, total=total)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+
+    def rates(self) -> str:
+        """How much a second since the first call, of all that is counted."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        told = []
+        for what, count in self._now.items():
+            unit = "" if what == self.what else f"{what} "
+            told.append(f"{(count - self._begun[what]) / seconds:.1f} {unit}a second")
+        return ", ".join(told)

@@ -6,7 +6,7 @@
 
 Paths in a manifest are absolute, or relative to the manifest's folder, or to the data root. `group`
 (the person, the scene) is no label: splits keep it together. Where `label` and `class` are both
-there, `class` gives the names of the labels.
+there, `class` gives the names of the labels. A folder of episodes (`lerobot.py`) is one of videos.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from jepa_video.data.lerobot import video_groups
 from jepa_video.errors import UserError
 
 # fmt: off
@@ -110,9 +111,15 @@ def _read_folder(folder: Path) -> Listing:
             others[file.suffix.lower() or "no suffix"] += 1
     if not videos:
         raise UserError(_no_videos(folder, others))
-    labelled = _class_folders(folder, videos)
+    labelled, groups = _class_folders(folder, videos), video_groups(folder)
     rows = [
-        Row(str(v), {"label": v.parent.name} if labelled else {}, origin=str(v)) for v in videos
+        Row(
+            str(video),
+            {"label": video.parent.name} if labelled else {},
+            groups.get(video.stem, ""),
+            str(video),
+        )
+        for video in videos
     ]
     return Listing(rows, ["label"] if labelled else [], str(folder))
 

@@ -45,24 +45,37 @@ def held_out(listings: Sequence[Listing], fraction: float) -> tuple[list[Listing
     """
     if not 0 <= fraction < 1:
         raise UserError(f"data.val_fraction must be from 0 to below 1, not {fraction}")
-    if fraction == 0:
-        return list(listings), []
-    draws = [[_draw(row, listing) for row in listing.rows] for listing in listings]
-    values = sorted({value for part in draws for value in part})
-    if len(values) < 2:
-        return list(listings), []
-    limit = min(max(fraction, values[0] + 1e-12), values[-1])
+    names = [[_name(row, listing) for row in listing.rows] for listing in listings]
+    held = iter(hold([name for part in names for name in part], fraction))
     train, val = [], []
-    for listing, part in zip(listings, draws, strict=True):
-        pairs = list(zip(listing.rows, part, strict=True))
-        train.append(replace(listing, rows=[row for row, draw in pairs if draw >= limit]))
-        val.append(replace(listing, rows=[row for row, draw in pairs if draw < limit]))
-    return train, val
+    for listing in listings:
+        out = [next(held) for _ in listing.rows]
+        pairs = list(zip(listing.rows, out, strict=True))
+        train.append(replace(listing, rows=[row for row, aside in pairs if not aside]))
+        val.append(replace(listing, rows=[row for row, aside in pairs if aside]))
+    return (train, val) if any(part.rows for part in val) else (list(listings), [])
 
 
-def _draw(row: Row, listing: Listing) -> float:
-    """A number from 0 to 1 that a group, or a file's place in its set, always gets."""
+def hold(names: Sequence[str], fraction: float) -> list[bool]:
+    """Which of the groups named are held out; the same name always falls on the same side.
+
+    At least one is, and at least one is not, where there are two names or more.
+    """
+    draws = [_draw(name) for name in names]
+    values = sorted(set(draws))
+    if fraction == 0 or len(values) < 2:
+        return [False] * len(names)
+    limit = min(max(fraction, values[0] + 1e-12), values[-1])
+    return [draw < limit for draw in draws]
+
+
+def _name(row: Row, listing: Listing) -> str:
+    """A row's group, or its file's place in the set."""
     base = listing.where if os.path.isdir(listing.where) else os.path.dirname(listing.where)
-    name = row.group or Path(os.path.relpath(row.path, base or ".")).as_posix()
+    return row.group or Path(os.path.relpath(row.path, base or ".")).as_posix()
+
+
+def _draw(name: str) -> float:
+    """A number from 0 to 1 that a name always gets."""
     digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
     return int.from_bytes(digest, "little") / 2**56

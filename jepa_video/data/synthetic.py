@@ -20,15 +20,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from fractions import Fraction
-from functools import cache as once
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import av
-import numpy as np
-import numpy.typing as npt
-
+from jepa_video.data.encode import write_video
 from jepa_video.data.scenes import (
     FACTORS,
     SPLITS,
@@ -44,33 +39,6 @@ __all__ = ["SyntheticSettings", "cache_folder", "ensure_synthetic", "write_synth
 Progress = Callable[[int, int], None]
 _DRAFT: Final = ".draft-"
 _DAY: Final = 86400.0
-
-
-@once
-def _codec() -> tuple[str, dict[str, str]]:
-    """The encoder and its options: nearly lossless, and blind to the future.
-
-    A constant quantiser without look-ahead and B-frames makes the file up to a fork independent of
-    what follows; rate control would spend bits with knowledge of the outcome.
-    """
-    if "libx264" in av.codecs_available:
-        causal = "bframes=0:rc-lookahead=0:mbtree=0:keyint=8:scenecut=0"
-        return "libx264", {"preset": "veryfast", "qp": "16", "x264-params": causal}
-    return "mpeg4", {"qscale": "2", "flags": "+qscale", "g": "8", "bf": "0"}
-
-
-def write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int) -> None:
-    """Encode `frames` (`T H W 3`) into an mp4 file."""
-    name, options = _codec()
-    with av.open(str(path), "w", format="mp4") as container:
-        added = container.add_stream(name, rate=Fraction(fps), options=options)
-        stream = cast(av.VideoStream, added)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def write_synthetic(

@@ -10,6 +10,7 @@ Importing this module imports no environment.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -58,21 +59,38 @@ def make_batch(id: str, batch: int = 1, **settings: Any) -> BatchEnv:
     Raises:
         UserError: unknown id or setting, a package that is missing.
     """
+    maker, fixed = maker_of(id)
+    _known(id, maker, settings)
+    made: BatchEnv = maker(batch=batch, **fixed, **settings)
+    return made
+
+
+def maker_of(id: str) -> tuple[Callable[..., BatchEnv], dict[str, Any]]:
+    """What makes a batch of this environment, and the arguments that its id fixes.
+
+    Raises:
+        UserError: unknown id.
+    """
     need_gymnasium()
     family, slash, name = id.partition("/")
     if id in WORLDS:
-        maker = getattr(import_module(f"jepa_video.envs.{WORLDS[id]}"), id)
-    elif slash and family in FAMILIES:
+        return getattr(import_module(f"jepa_video.envs.{WORLDS[id]}"), id), {}
+    if slash and family in FAMILIES:
         maker = import_module("jepa_video.envs.wrap").wrap_family
-        settings = {"family": family, "name": name, **settings}
-    else:
-        near = get_close_matches(id, [*WORLDS, *(f"{name}/" for name in FAMILIES)], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        known = ", ".join([*WORLDS, *(f"{name}/NAME" for name in FAMILIES)])
-        raise UserError(f"there is no environment {id!r} (expected one of {known}){hint}")
-    _known(id, maker, settings)
-    made: BatchEnv = maker(batch=batch, **settings)
-    return made
+        return maker, {"family": family, "name": name}
+    near = get_close_matches(id, [*WORLDS, *(f"{name}/" for name in FAMILIES)], 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    known = ", ".join([*WORLDS, *(f"{name}/NAME" for name in FAMILIES)])
+    raise UserError(f"there is no environment {id!r} (expected one of {known}){hint}")
+
+
+def all_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings given and, for the others of an environment, their defaults."""
+    maker, fixed = maker_of(id)
+    _known(id, maker, given)
+    takes = inspect.signature(maker).parameters
+    own = {n: told.default for n, told in takes.items() if n not in ("batch", *fixed)}
+    return {**own, **given}
 
 
 def need_gymnasium() -> None:

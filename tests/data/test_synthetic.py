@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jepa_video.data import synthetic
+from jepa_video.data.encode import write_video
 from jepa_video.data.scenes import (
     DIRECTIONS,
     EVENTS,
@@ -32,7 +33,6 @@ from jepa_video.data.synthetic import (
     SyntheticSettings,
     ensure_synthetic,
     write_synthetic,
-    write_video,
 )
 from jepa_video.errors import UserError
 

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from jepa_video.data.encode import write_video
 from jepa_video.data.prepare.layouts import TRAIN, VAL, Entry
-from jepa_video.data.synthetic import write_video
 from jepa_video.data.watched import Job, serve
 from jepa_video.errors import UserError
 

@@ -1,0 +1,141 @@
+"""collect: a policy's episodes into a folder; the same line goes on after a kill, or with more."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from jepa_video.agent.recording import Recording
+from jepa_video.envs.base import BatchEnv
+from jepa_video.envs.policies import POLICIES, Policy, make_policy
+from jepa_video.envs.registry import WORLDS, all_settings, make_batch
+from jepa_video.envs.rollout import play, seeds_of
+from jepa_video.errors import UserError
+
+Progress = Callable[[int, int, int], None]
+_TOGETHER: Final = (64, 8)  # episodes at once: of our own worlds, and of other packages'
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a folder holds after a call: `new` episodes came in, of `episodes` with `frames`.
+
+    `success` is the share that was solved at some time, by policy.
+    """
+
+    new: int
+    episodes: int
+    frames: int
+    success: dict[str, float]
+
+
+def collect(
+    env: str,
+    policy: str,
+    episodes: int,
+    out: Path,
+    seed: int = 0,
+    batch: int | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Collected:
+    """Play until the folder holds `episodes` of this policy and seed; what is there stays.
+
+    Episode i is a function of the environment, the policy, the seed and i. Another policy or seed
+    of the same environment adds its own episodes to the folder.
+
+    Args:
+        env: its id.
+        policy: a name of `envs.policies.POLICIES`, or the run folder of an agent.
+        episodes: how many of this policy and seed there shall be.
+        out: the folder.
+        seed: of the episodes.
+        batch: how many are played at once; None takes 64, and 8 of other packages' environments.
+        settings: the environment's own.
+        progress: called with the episodes of this policy and seed that are done and that are to be,
+            and the frames that came in.
+
+    Raises:
+        UserError: what cannot be made, a folder of something else, or one that is in use.
+    """
+    if episodes < 1 or (batch is not None and batch < 1):
+        raise UserError("episodes and batch must be 1 or more")
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, not {seed}")
+    together = batch or _TOGETHER[env not in WORLDS]
+    settings = json.loads(json.dumps(all_settings(env, settings or {})))  # as the folder tells them
+    stage = _Stage(env, settings, policy)
+    name = policy if policy in POLICIES else os.path.normpath(policy)
+    try:
+        recording = Recording(out, stage.ready(min(together, episodes))[0], settings)
+        with recording.opened():
+            done = begun = recording.made(name, seed)
+            frames = 0
+            tell = progress or (lambda done, total, frames: None)
+            tell(done, episodes, frames)
+            while done < episodes:
+                # Whole batches, counted from the first episode: a resumed one plays the same.
+                end = min((done // together + 1) * together, episodes)
+                played = play(*stage.ready(end - done), seeds_of(seed, end - done, first=done))
+                recording.add(played, name, seed, done)
+                done = end
+                frames += sum(len(episode.frames) for episode in played)
+                tell(done, episodes, frames)
+            return _summary(recording, max(done - begun, 0))
+    finally:
+        stage.close()
+
+
+class _Stage:
+    """A batch of environments with its policy, made anew where another number is needed."""
+
+    def __init__(self, env: str, settings: dict[str, Any], policy: str) -> None:
+        self.env, self.settings, self.policy = env, settings, policy
+        self._now: tuple[BatchEnv, Policy] | None = None
+
+    def ready(self, batch: int) -> tuple[BatchEnv, Policy]:
+        if self._now is None or self._now[0].batch != batch:
+            self.close()
+            env = make_batch(self.env, batch, **self.settings)
+            self._now = env, policy_of(self.policy, env)
+        return self._now
+
+    def close(self) -> None:
+        if self._now is not None:
+            self._now[0].close()
+            self._now = None
+
+
+def policy_of(name: str, env: BatchEnv) -> Policy:
+    """A policy by name, or the agent whose run folder lies there.
+
+    Raises:
+        UserError: neither a name nor the run of an agent.
+    """
+    if name in POLICIES:
+        return make_policy(name, env)
+    if not Path(name).exists():
+        known = ", ".join(POLICIES)
+        raise UserError(
+            f"there is no policy {name!r} (expected one of {known}, or the run folder of an agent)"
+        )
+    try:
+        module = import_module("jepa_video.agent.agent")
+    except ImportError:
+        raise UserError(f"{name} is no policy that this version can load") from None
+    agent: Policy = module.Agent.load(Path(name), env)
+    return agent
+
+
+def _summary(recording: Recording, new: int) -> Collected:
+    rows = recording.rows
+    success = {}
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        ends = [row["success"] for row in rows if row["policy"] == policy]
+        success[policy] = sum(ends) / len(ends)
+    return Collected(new, len(rows), sum(row["length"] for row in rows), success)
