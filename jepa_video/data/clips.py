@@ -20,16 +20,16 @@ from torch.utils.data import Dataset
 from jepa_video.data.check import LEVELS, check_files
 from jepa_video.data.decode import (
     DecodeError,
-    DecodeTimeout,
+    DecoderLost,
     VideoInfo,
     has_decord,
     read_clip,
-    video_info,
 )
 from jepa_video.data.examine import Finding
 from jepa_video.data.frames import FrameCache, shrink
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.manifest import Listing, Row, classes_of, read_source
+from jepa_video.data.reader import info_of
 from jepa_video.data.sampler import Key
 from jepa_video.errors import UserError
 from jepa_video.randomness import CLIP, PROBE, generator
@@ -144,7 +144,7 @@ class VideoClips(Dataset[Item | Dropped]):
         where = ", ".join(listing.where for listing in listings)
         total = sum(len(listing.rows) for listing in listings)
         self.unreadable = Ledger(total, unreadable_limit, where)
-        self._hung: dict[int, Dropped] = {}
+        self._lost: dict[int, Dropped] = {}
         self.cache_mb, self._cache = cache_mb, FrameCache(cache_mb)
         self._sources = len(listings)
         rows = [(number, row) for number, listing in enumerate(listings) for row in listing.rows]
@@ -168,14 +168,14 @@ class VideoClips(Dataset[Item | Dropped]):
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a set of {len(self)}")
         video, part = divmod(index, self.clips or 1)
-        if video in self._hung:  # waiting for it once is enough
-            return self._hung[video]
+        if video in self._lost:  # once is enough
+            return self._lost[video]
         try:
             frames = self._frames(video, self._places(video, part, draw))
         except (DecodeError, IndexError) as error:
             dropped = Dropped(self.paths[video], getattr(error, "reason", str(error)))
-            if isinstance(error, DecodeTimeout):
-                self._hung[video] = dropped
+            if isinstance(error, DecoderLost):
+                self._lost[video] = dropped
             return dropped
         return {"video": frames, "labels": self.targets[video], "index": torch.tensor(video)}
 
@@ -198,7 +198,7 @@ class VideoClips(Dataset[Item | Dropped]):
         """The chosen videos, or all, used as these are; with `label`, only that column."""
         chosen = list(range(len(self.paths))) if videos is None else list(videos)
         other = copy.copy(self)
-        other._hung = {}
+        other._lost = {}
         other.paths = [self.paths[i] for i in chosen]
         other.source_of = [self.source_of[i] for i in chosen]
         other._infos = [self._infos[i] for i in chosen]
@@ -225,7 +225,7 @@ class VideoClips(Dataset[Item | Dropped]):
             whole = replace(self.settings, frames=most).offsets(info.fps)
             room = min(room, sum(offset < info.frames for offset in whole))
         other = copy.copy(self)
-        other.settings, other._hung = replace(self.settings, frames=max(room, 1)), {}
+        other.settings, other._lost = replace(self.settings, frames=max(room, 1)), {}
         return other
 
     def column(self, label: str) -> int:
@@ -311,7 +311,7 @@ class VideoClips(Dataset[Item | Dropped]):
     def _info(self, video: int) -> VideoInfo:
         info = self._infos[video]
         if info is None:  # nothing was examined beforehand
-            info = self._infos[video] = video_info(self.paths[video])
+            info = self._infos[video] = info_of(self.paths[video], self.timeout)
         return info
 
     def _places(self, video: int, part: int, draw: int) -> list[int]:
@@ -330,18 +330,18 @@ class VideoClips(Dataset[Item | Dropped]):
         whole = self._cache.get(path)
         if whole is None:
             if not self._cache.admits(info, self.settings.size):
-                return self._read(path, info, places)
-            whole = self._read(path, info, list(range(info.frames)))
+                return self._read(video, info, places)
+            whole = self._read(video, info, list(range(info.frames)))
             self._cache.put(path, whole)
         return torch.from_numpy(whole.numpy()[places])  # see collate
 
-    def _read(self, path: str, info: VideoInfo, places: list[int]) -> Tensor:
-        frames = None
+    def _read(self, video: int, info: VideoInfo, places: list[int]) -> Tensor:
+        path, frames = self.paths[video], None
         if info.backend == "decord" and has_decord():
             try:
                 frames = read_clip(path, places, backend="decord", timeout=self.timeout)
-            except DecodeTimeout:
-                raise
+            except DecoderLost:
+                self._infos[video] = replace(info, backend="pyav")  # once is enough
             except DecodeError:
                 pass  # PyAV's turn
         if frames is None:

@@ -20,7 +20,6 @@ torch in this module: the processes that examine files import it and must start 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -30,7 +29,7 @@ import numpy.typing as npt
 from jepa_video.data.media import (
     CONTAINERS,
     DecodeError,
-    DecodeTimeout,
+    DecoderLost,
     Frames,
     PastEnd,
     VideoInfo,
@@ -47,7 +46,7 @@ from jepa_video.data.media import (
 
 __all__ = [
     "DecodeError",
-    "DecodeTimeout",
+    "DecoderLost",
     "Frames",
     "PastEnd",
     "VideoInfo",
@@ -74,23 +73,27 @@ def read_clip(
         path: a video file.
         indices: whole numbers from 0, one for each frame wanted.
         backend: `auto` chooses for the file and falls back to PyAV; `decord` or `pyav` insist.
-        timeout: seconds after which a hanging decoder is given up (its thread is left behind).
+        timeout: seconds that it may take. With it the file is read in a helper process, which a
+            decoder may hang or crash (see `reader.py`).
 
     Raises:
         IndexError: an index is negative, or at or after the end of the video.
         TypeError: an index is not a whole number.
-        DecodeError: the file cannot be read, with the reason in plain words.
+        DecodeError: the file cannot be read, with the reason in plain words; `DecoderLost` where
+            the decoder hung or crashed.
     """
     wanted = _whole(indices)
     name, _, _ = identity(path)  # a file that is gone or empty has a plainer reason than libav's
+    if backend not in ("auto", "decord", "pyav"):
+        raise ValueError(f"backend must be auto, decord or pyav, not {backend!r}")
     if timeout is None:
         return _read(name, wanted, backend)
-    return _in_time(name, wanted, backend, timeout)
+    from jepa_video.data.reader import frames_of  # which reads by this function
+
+    return frames_of(name, wanted, backend, timeout)
 
 
 def _read(path: str, wanted: list[int], backend: str) -> Frames:
-    if backend not in ("auto", "decord", "pyav"):
-        raise ValueError(f"backend must be auto, decord or pyav, not {backend!r}")
     if backend == "decord":
         return _read_decord(path, wanted)
     if backend == "pyav":
@@ -108,26 +111,6 @@ def _read(path: str, wanted: list[int], backend: str) -> Frames:
     except IndexError:
         reason = f"truncated (frame {max(wanted)} of {info.frames} does not decode)"
         raise DecodeError(path, reason) from None
-
-
-def _in_time(path: str, wanted: list[int], backend: str, timeout: float) -> Frames:
-    """Read in a thread that can be abandoned: both decoders let go of the interpreter's lock."""
-    answer: list[Frames | BaseException] = []
-
-    def work() -> None:
-        try:
-            answer.append(_read(path, wanted, backend))
-        except BaseException as error:  # handed over to the caller below
-            answer.append(error)
-
-    thread = threading.Thread(target=work, daemon=True, name=f"read {path}")
-    thread.start()
-    thread.join(timeout)
-    if not answer:
-        raise DecodeTimeout(path, f"decoder hangs (no answer in {timeout:g} s)")
-    if isinstance(answer[0], BaseException):
-        raise answer[0]
-    return answer[0]
 
 
 def _whole(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[int]:

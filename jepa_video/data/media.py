@@ -39,16 +39,16 @@ class DecodeError(Exception):
         return type(self), (self.path, self.reason)
 
 
-class DecodeTimeout(DecodeError):
-    """A decoder that gave no answer in time; the next attempt would cost as much."""
+class DecoderLost(DecodeError):
+    """A decoder that hung on the file or crashed; the next attempt would cost as much."""
 
 
 class PastEnd(IndexError):
-    """A frame number at or after the end; `frames` is how many there are."""
+    """A frame number `index` at or after the end; `frames` is how many there are."""
 
     def __init__(self, path: str, index: int, frames: int) -> None:
         super().__init__(f"{path}: frame {index} asked of a video of {frames} frames")
-        self.frames = frames
+        self.index, self.frames = index, frames
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Symptom: one damaged file hangs or kills a decoder, and with it a run of days.
 Why a try-block fails: a hang raises nothing, and a crash takes the process.
-Fix: long-lived helpers that take a job a line and answer a line; a hang or a crash costs one file
-and one process. Not by multiprocessing: that imports the caller's script, and torch with it.
+Fix: long-lived helpers that take a job a line and answer a line, after which bytes may follow; a
+hang or a crash costs one file and one process. Not by multiprocessing: that imports the caller's
+script, and torch with it.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 Job = dict[str, Any]
-_READY: Final = "ready"
+_READY: Final = b"ready"
 _START: Final = 120.0  # seconds: a cold import on a slow file system
+_REST: Final = "length of the rest"  # of an answer, in bytes
+_LOOK: Final = 2.0  # seconds between two looks of a helper at whether it is still needed
 T = TypeVar("T")
 W = TypeVar("W", bound="AbstractContextManager[Any]")
 A = TypeVar("A")
@@ -41,7 +47,7 @@ class Watched:
 
     def __init__(self, code: str, timeout: float) -> None:
         self.code, self.timeout = code, timeout
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Watched:
         return self
@@ -49,26 +55,35 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def ask(self, job: Job) -> Job | str:
-        """The answer, or in words how the helper failed."""
-        process = self._started()
-        assert process.stdin is not None and process.stdout is not None
+    def ask(self, job: Job, timeout: float | None = None) -> Job | str:
+        """The answer, or in words how the helper failed.
+
+        Args:
+            job: plain values.
+            timeout: seconds that this job may take, in the place of the usual ones.
+
+        Returns:
+            Plain values, and under `bytes` what came after them, a `bytearray`.
+        """
+        process, timeout = self._started(), timeout or self.timeout
+        assert process.stdin is not None
         with contextlib.suppress(OSError):  # it died since: the empty answer says so
-            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
-        line, in_time = _line(process, self.timeout)
-        if line:
-            answer: Job = json.loads(line)
+        answer, in_time = _answer(process, timeout)
+        if answer is not None:
             return answer
         self._end()
         if not in_time:
-            return f"decoder hangs (no answer in {self.timeout:g} s)"
+            return f"decoder hangs (no answer in {timeout:g} s)"
         return "decoder crashes on it"
 
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = _start(self.code)
-            if _line(self._process, _START)[0].strip() != _READY:
+            with _killed_after(self._process, _START):
+                line = _stdout(self._process).readline()
+            if line.strip() != _READY:
                 self._end()
                 raise RuntimeError(
                     f"the process that works on video files does not start: {sys.executable} -c "
@@ -131,20 +146,32 @@ def serve(work: Callable[[Job], Job], failed: Callable[[str], Job]) -> None:
     """Answer jobs until the input ends; decoders print, so the answers have their own channel.
 
     Args:
-        work: the answer to a job.
+        work: the answer to a job; what it has under `bytes` travels as it is.
         failed: the answer in words where `work` raises: nothing that a file does ends a helper.
     """
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "wb")
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    print(_READY, file=answers, flush=True)
-    for line in sys.stdin:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    answers.write(_READY + b"\n")
+    answers.flush()
+    for line in sys.stdin.buffer:
         try:
             answer = work(json.loads(line))
         except Exception as error:
             answer = failed(f"unreadable: {type(error).__name__} ({error})")
-        print(json.dumps(answer), file=answers, flush=True)
+        rest = memoryview(answer.pop("bytes", b"")).cast("B")
+        answers.write(json.dumps({**answer, _REST: len(rest)}).encode() + b"\n")
+        answers.write(rest)
+        answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End with the process that asks: a helper that hangs never reads that its input has ended."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)
 
 
 def _cores() -> int:
@@ -154,32 +181,65 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(code: str) -> subprocess.Popen[str]:
+def _start(code: str) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", code],  # not from the folder that we happen to be in
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        encoding="utf-8",
-    )
+    with _deaf():
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", code],  # not from the folder that we happen to be in
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
 
-def _line(process: subprocess.Popen[str], timeout: float) -> tuple[str, bool]:
-    """The next line of its output, and whether it came, or the process ended, in time."""
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """What starts inside never hears Ctrl-C or SIGTERM, which come to whole groups of processes.
+
+    A run that was told to stop ends its step first, and needs its helpers for that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _answer(process: subprocess.Popen[bytes], timeout: float) -> tuple[Job | None, bool]:
+    """The whole answer, or None, and whether it, or the end of the process, came in time."""
+    with _killed_after(process, timeout) as late:
+        line = _stdout(process).readline()
+        if line.endswith(b"\n"):
+            answer: Job = json.loads(line)
+            rest = bytearray(answer.pop(_REST))
+            if _stdout(process).readinto(rest) == len(rest):
+                return {**answer, "bytes": rest}, True
+        return None, not late.is_set()
+
+
+def _stdout(process: subprocess.Popen[bytes]) -> BufferedReader:
+    assert isinstance(process.stdout, BufferedReader)
+    return process.stdout
+
+
+@contextlib.contextmanager
+def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """End a process that takes longer than the block may; the event says whether it did."""
     late = threading.Event()
 
     def give_up() -> None:
         late.set()
         process.kill()
 
-    clock = threading.Timer(timeout, give_up)
+    clock = threading.Timer(seconds, give_up)
     clock.start()
     try:
-        assert process.stdout is not None
-        return process.stdout.readline(), not late.is_set()
+        yield late
     finally:
         clock.cancel()

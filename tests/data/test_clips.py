@@ -14,7 +14,7 @@ import torch
 
 from jepa_video.data import clips as module
 from jepa_video.data.clips import ClipSettings, Dropped, VideoClips, collate
-from jepa_video.data.decode import DecodeError, DecodeTimeout, read_clip
+from jepa_video.data.decode import DecodeError, DecoderLost, has_decord, read_clip
 from jepa_video.data.frames import shrink
 from jepa_video.data.loader import ClipLoader
 from jepa_video.data.sampler import ClipSampler
@@ -222,16 +222,18 @@ def test_failures_beyond_the_limit_stop_the_run(tmp_path: Path, workers: int) ->
 
 
 def test_a_hanging_file_is_waited_for_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once by each decoder."""
     clips = VideoClips(str(folder), WIDE)
     asked = []
 
-    def hang(path: str, *_: Any, **__: Any) -> Any:
-        asked.append(path)
-        raise DecodeTimeout(path, "decoder hangs (no answer in 30 s)")
+    def hang(path: str, *_: Any, backend: str, **__: Any) -> Any:
+        asked.append((path, backend))
+        raise DecoderLost(path, "decoder hangs (no answer in 30 s)")
 
     monkeypatch.setattr(module, "read_clip", hang)
     assert isinstance(clips[(1, 0)], Dropped) and clips[(1, 9)] == clips[(1, 0)]
-    assert asked == [clips.paths[1]]
+    decoders = ["decord", "pyav"] if has_decord() else ["pyav"]
+    assert asked == [(clips.paths[1], decoder) for decoder in decoders]
 
 
 def test_unchecked_files_are_found_out_when_they_are_read(tmp_path: Path) -> None:
