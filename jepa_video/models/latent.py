@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..distributed import all_sum
 from ..errors import UserError
 from .latent_base import BIT, Inferred, Latent, LatentDraw, Per, Places
 
@@ -376,7 +377,9 @@ class DiscreteLatent(Inferred):
         """Price and facts of choices by `logits` `B L K`."""
         log_q = logits.log_softmax(-1)
         nats = (log_q.exp() * (log_q - self.log_chances(s_x, places))).sum(dim=(1, 2))
-        use = log_q.exp().mean(dim=(0, 1))  # K
+        # Over all ranks: a rank's own few clips need not use every code.
+        total = all_sum(log_q.exp().sum(dim=(0, 1)))  # K
+        use = total / total.sum()
         entropy = -(use * (use + 1e-9).log()).sum()
         terms = {"latent/cost": self.weight * nats.mean()} if self.weight else {}
         if self.balance:

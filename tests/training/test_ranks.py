@@ -1,6 +1,9 @@
 """The module on two ranks: the gradient of one process that has the whole batch."""
 
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,39 +15,66 @@ from jepa_video.energies.contrastive import Hinge, InfoNCE, NoContrast
 from jepa_video.energies.regularizers import NoRegularizer, SIGReg, VCReg, VICReg
 from jepa_video.models.encoder import VideoViT
 from jepa_video.models.expander import Expander
+from jepa_video.models.latent import DiscreteLatent, GaussianLatent, NoisyLatent, SparseLatent
 from jepa_video.models.predictor import MaskedPredictor
+from jepa_video.training.inference import InferZ
 from jepa_video.training.video_jepa import VideoJEPA
 from tests.ranks import run_ranks
 
 TARGETS = ("ema", "shared", "separate")
-CASES = {
-    f"{regularizer.__name__}, {target}": (regularizer, NoContrast, target)
-    for regularizer in (NoRegularizer, VCReg, VICReg, SIGReg)
-    for target in TARGETS
-} | {
-    f"{contrast.__name__}, {target}": (NoRegularizer, contrast, target)
-    for contrast in (Hinge, InfoNCE)
-    for target in TARGETS
+CODES = partial(DiscreteLatent, count=4, hidden=16, balance=0.5, weight=0.1, learned_prior=True)
+KINDS = {
+    "codes": CODES,
+    "gaussian": partial(GaussianLatent, dim=2, hidden=16, weight=0.1, learned_prior=True),
+    "sparse": partial(SparseLatent, dim=2, hidden=16, weight=0.1),
+    "noisy": partial(NoisyLatent, dim=2, hidden=16),
 }
+MINIMISE = InferZ("minimise", restarts=1, steps=2)
+CASES: dict[str, dict[str, Any]] = (
+    {
+        f"{term.__name__}, {target}": {"regularizer": term, "target": target}
+        for term in (NoRegularizer, VCReg, VICReg, SIGReg)
+        for target in TARGETS
+    }
+    | {
+        f"{term.__name__}, {target}": {"contrast": term, "target": target}
+        for term in (Hinge, InfoNCE)
+        for target in TARGETS
+    }
+    | {f"{name}, posterior": {"latent": kind} for name, kind in KINDS.items()}
+    | {f"{name}, minimised": {"latent": kind, "infer_z": MINIMISE} for name, kind in KINDS.items()}
+    | {"rolled out": {"prediction": "rollout"}}
+)
 
 
 def gradients(case: str, rows: slice) -> dict[str, Tensor]:
-    regularizer, contrast, target = CASES[case]
     torch.manual_seed(0)
+    options = {"regularizer": NoRegularizer, "contrast": NoContrast, **CASES[case]}
     module = VideoJEPA(
         partial(VideoViT, width=24, depth=1, heads=2, frames=4, image=16, patch=4),
         partial(MaskedPredictor, hidden=16, depth=1),
         expander=partial(Expander, hidden=12),
-        regularizer=regularizer,
-        contrast=contrast,
         augment=partial(Augment, (1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0),
-        target=target,
+        **options,
     )
+    for block in module.predictor.blocks:  # they begin deaf to z
+        if module.latent.dim:
+            torch.nn.init.normal_(block.modulation.weight, std=0.3)
     module.log_dict = lambda *_, **__: None
     generator = torch.Generator().manual_seed(1)
     video = torch.randint(256, (8, 4, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    module.training_step({"video": video[rows]}, 0)["loss"].backward()
+    with no_chance() if module.latent.dim else nullcontext():
+        module.training_step({"video": video[rows]}, 0)["loss"].backward()
     return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+def no_chance() -> Any:
+    """Every draw of a z is the middle of its distribution: each rank draws noise of its own."""
+
+    def middle(value: float, *shape: Any, generator: Any = None) -> Tensor:
+        return torch.empty(*shape).fill_(value)
+
+    return mock.patch.multiple(torch, randn=partial(middle, 0.0), rand=partial(middle, 0.5))
 
 
 def on_each_rank() -> dict[str, dict[str, Tensor]]:
