@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "UserError": "errors",
+    "EpisodeDataModule": "data.episode_module",
+    "EpisodeSet": "data.episodes",
     "VideoDataModule": "data.datamodule",
     "VideoClips": "data.clips",
     "VideoEncoder": "models.encoder",

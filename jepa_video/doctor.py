@@ -219,7 +219,7 @@ def wandb_state() -> list[Finding]:
 
 def disks() -> list[Finding]:
     """Room for runs here and for the embedded set in the cache."""
-    from .data.synthetic import cache_folder
+    from .data.once import cache_folder
 
     return [
         _room("disk", Path.cwd(), "--runs DIR"),

@@ -16,13 +16,13 @@ from jepa_video.data.encode import write_video
 from jepa_video.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "configs" / "pretrain" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "configs" / "pretrain" / "README.md", ROOT / "data/README.md"]
 TEXT = PAGES[0].read_text()
 HELP = {"--help", "--help-all", "--print_config"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
@@ -30,7 +30,8 @@ def commands() -> list[list[str]]:
     lines = [
         line for page in PAGES for line in re.findall(r"`(jepa-video[^`\n]+)`", page.read_text())
     ]
-    lines += "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    shown = [block for page in PAGES for block in blocks("bash", page.read_text())]
+    lines += "\n".join(shown).replace("\\\n", " ").splitlines()
     lines += re.findall(r"^    (jepa-video .*)$", PAGES[1].read_text(), re.MULTILINE)
     lines += [
         m

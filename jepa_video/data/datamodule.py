@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning import LightningDataModule
 
 from jepa_video.data.clips import Check, ClipSettings, Tables, VideoClips, label_columns
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.loader import ClipLoader
 from jepa_video.data.manifest import Listing, classes_of, read_source
+from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler
 from jepa_video.data.split import held_out, standard_splits
 from jepa_video.data.synthetic import SyntheticSettings, ensure_synthetic
+from jepa_video.distributed import rank, world_size
 from jepa_video.errors import UserError
 
 Split = Literal["train", "val"]
@@ -136,7 +135,7 @@ class VideoDataModule(LightningDataModule):
     def _open(
         self, parts: list[Listing], names: list[str], tables: Tables, cache_mb: float
     ) -> VideoClips:
-        with _Notice(", ".join(part.where for part in parts)) as notice:
+        with Notice(", ".join(part.where for part in parts)) as notice:
             return VideoClips(
                 list(parts),
                 self.settings,
@@ -227,13 +226,13 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> ClipLoader:
         """Shuffled or weighted, in equal parts for the ranks, with a position that is stored."""
         videos = self.clips("train")
-        rank, world = _place()
+        place, world = rank(), world_size()
         if len(videos) < world:
             raise UserError(f"{len(videos)} training videos are too few for {world} processes")
         # Fewer videos than a batch make one small batch.
         batch = self.batch_size if len(videos) >= world * self.batch_size else 1
         sampler = ClipSampler(
-            videos.lengths, self.weights, rank=rank, world=world, batch=batch, seed=self.seed
+            videos.lengths, self.weights, rank=place, world=world, batch=batch, seed=self.seed
         )
         return self._loader(videos, sampler)
 
@@ -243,8 +242,8 @@ class VideoDataModule(LightningDataModule):
         if "val" not in self._clips:
             return []
         videos = self._clips["val"].evaluation()
-        rank, world = _place()
-        sampler = ClipSampler([len(videos)], shuffle=False, rank=rank, world=world)
+        place, world = rank(), world_size()
+        sampler = ClipSampler([len(videos)], shuffle=False, rank=place, world=world)
         return self._loader(videos, sampler)
 
     def loader(self, videos: VideoClips) -> ClipLoader:
@@ -276,7 +275,7 @@ class VideoDataModule(LightningDataModule):
 
     def _embedded(self) -> Path:
         """The folder of the embedded set; writing it takes most of a minute, and says so."""
-        with _Notice("the embedded set into the cache", "writing") as notice:
+        with Notice("the embedded set into the cache", "writing") as notice:
             return ensure_synthetic(self.synthetic, progress=notice)
 
     def _source(self, source: str) -> Listing:
@@ -301,40 +300,5 @@ class VideoDataModule(LightningDataModule):
             raise UserError(f"data.timeout must be above 0 seconds, not {self.timeout}")
 
 
-class _Notice:
-    """Says on the error channel what is done to files, where that takes seconds."""
-
-    def __init__(self, where: str, doing: str = "examining") -> None:
-        self.where, self.doing = where, doing
-        self._start, self._said = time.monotonic(), 0.0
-
-    def __enter__(self) -> _Notice:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._said and sys.stderr.isatty():
-            print("", file=sys.stderr)
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic() - self._start
-        screen = sys.stderr.isatty()
-        if now - self._said > (2.0 if screen else 10.0) or (self._said and done == total):
-            self._said = now
-            start, end = ("\r", "") if screen else ("", "\n")
-            print(
-                f"{start}{self.doing} {self.where}: {done} of {total} files",
-                end=end,
-                file=sys.stderr,
-                flush=True,
-            )
-
-
 def _several(sources: Sources) -> list[str]:
     return [sources] if isinstance(sources, str) else list(sources or [])
-
-
-def _place() -> tuple[int, int]:
-    """Rank and number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -129,6 +129,8 @@ class Dataset:
             DecodeError: the file is missing, damaged or of another length.
         """
         table = self._table(entry)
+        if self.action not in table.column_names:
+            raise DecodeError(entry.data, f"has no column {self.action!r}")
         kinds = {name: told["dtype"] for name, told in self.features.items()}
         return {
             name: _numbers(table[name])

@@ -13,17 +13,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from jepa_video.data.encode import write_video
+from jepa_video.data.once import cache_folder, made_once
 from jepa_video.data.scenes import (
     FACTORS,
     SPLITS,
@@ -32,13 +30,10 @@ from jepa_video.data.scenes import (
     draw_labels,
     render,
 )
-from jepa_video.errors import UserError
 
-__all__ = ["SyntheticSettings", "cache_folder", "ensure_synthetic", "write_synthetic"]
+__all__ = ["SyntheticSettings", "ensure_synthetic", "write_synthetic"]
 
 Progress = Callable[[int, int], None]
-_DRAFT: Final = ".draft-"
-_DAY: Final = 86400.0
 
 
 def write_synthetic(
@@ -124,15 +119,6 @@ def helper_main(folder: str, part: str, parts: str) -> None:
     _write_part(Path(folder), SyntheticSettings(**values), int(part), int(parts), None)
 
 
-def cache_folder() -> Path:
-    """Where the project keeps what it can make again: JEPA_VIDEO_CACHE or the user's cache."""
-    if own := os.environ.get("JEPA_VIDEO_CACHE"):
-        return Path(own).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "jepa_video"
-    return Path.home() / ".cache" / "jepa_video"
-
-
 def ensure_synthetic(
     settings: SyntheticSettings | None = None,
     cache: Path | str | None = None,
@@ -151,31 +137,8 @@ def ensure_synthetic(
     settings = settings or SyntheticSettings()
     root = Path(cache) if cache is not None else cache_folder()
     final = root / f"synthetic-{settings.digest()}"
-    if final.is_dir():
-        return final
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=root))
-    except OSError as error:
-        raise UserError(
-            f"the cache folder {root} cannot be written ({error.strerror}); "
-            "set JEPA_VIDEO_CACHE to one that can"
-        ) from error
-    try:
+
+    def draw(draft: Path) -> None:
         write_synthetic(draft, settings, workers=workers, progress=progress)
-        draft.chmod(0o755)  # mkdtemp's folders are for one user only
-        os.rename(draft, final)
-    except OSError:
-        if not final.is_dir():
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return final
 
-
-def _sweep(root: Path) -> None:
-    """Remove what killed runs left, once it is a day old and no live run can be writing there."""
-    for draft in root.glob(f"{_DRAFT}*"):
-        if time.time() - draft.stat().st_mtime > _DAY:
-            shutil.rmtree(draft, ignore_errors=True)
+    return made_once(final, draw)

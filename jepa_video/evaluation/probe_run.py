@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.datamodule import VideoDataModule
-from ..data.synthetic import cache_folder
+from ..data.once import cache_folder
 from ..errors import UserError
 from ..interop.weights import load_encoder
 from ..models.encoder import VideoEncoder

@@ -20,6 +20,7 @@ import pytest
 
 from jepa_video.data import synthetic
 from jepa_video.data.encode import write_video
+from jepa_video.data.once import cache_folder
 from jepa_video.data.scenes import (
     DIRECTIONS,
     EVENTS,
@@ -315,11 +316,11 @@ def test_bad_settings_and_a_bad_cache_are_told_in_a_sentence(tmp_path: Path) -> 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     monkeypatch.setenv("JEPA_VIDEO_CACHE", "/own")
-    assert synthetic.cache_folder() == Path("/own")
+    assert cache_folder() == Path("/own")
     monkeypatch.delenv("JEPA_VIDEO_CACHE")
-    assert synthetic.cache_folder() == Path("/x/jepa_video")
+    assert cache_folder() == Path("/x/jepa_video")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert synthetic.cache_folder() == Path.home() / ".cache" / "jepa_video"
+    assert cache_folder() == Path.home() / ".cache" / "jepa_video"
 
 
 def test_only_the_chosen_events_occur_as_often_as_they_are_named() -> None:

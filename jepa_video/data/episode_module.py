@@ -1,0 +1,144 @@
+"""EpisodeDataModule: from a folder of episodes to loaders of windows that resume exactly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from jepa_video.data.episodes import EpisodeSet, Facts, Windows
+from jepa_video.data.notice import Notice
+from jepa_video.data.sampler import ClipSampler, Key
+from jepa_video.distributed import rank, world_size
+from jepa_video.errors import UserError
+
+
+class EpisodeDataModule(LightningDataModule):
+    """Windows of episodes for a world model.
+
+    A batch has `video` uint8 `B T C H W`; `action` float32 `B T-1 A` in [-1, 1], one-hot where
+    actions are kinds; `state` float32 `B T S`; `reward` float32 `B T-1`; `success` bool `B T`;
+    `episode` and `start` int64 `B`. Every window is seen once in an epoch, in a seeded order; what
+    does not fill a batch is left out of it, another part in each epoch.
+
+    Args:
+        root: a folder of jepa-video collect, or a LeRobot dataset.
+        frames: T, frames of a window.
+        batch_size: windows of a batch, on each device.
+        share: the part of the training episodes that is used, above 0 to 1, nested.
+        val_share: the part of the episodes that is held out, by a hash of their seed.
+        seed: of the order and of the share.
+        size: height and width of the frames; None takes the pictures' own shorter side.
+        image: the key of the pictures, where the dataset has several.
+        workers: loader processes; 0 gathers in the main one, which takes a millisecond or two.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        frames: int = 9,
+        batch_size: int = 32,
+        share: float = 1.0,
+        val_share: float = 0.1,
+        seed: int = 0,
+        size: int | None = None,
+        image: str | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, low in (
+            ("frames", frames, 2), ("batch_size", batch_size, 1), ("workers", workers, 0),
+        ):  # fmt: skip
+            if value < low:
+                raise UserError(f"data.{name} must be {low} or more, not {value}")
+        self.root, self.frames, self.batch_size = root, frames, batch_size
+        self.share, self.val_share, self.seed = share, val_share, seed
+        self.size, self.image, self.workers = size, image, workers
+        self._sides: tuple[EpisodeSet, EpisodeSet] | None = None
+
+    def prepare_data(self) -> None:
+        """Decode the frames on one process; the others find them."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the episodes; the second call finds the work done."""
+        if self._sides is None:
+            with Notice(self.root, "decoding", "episodes") as notice:
+                whole = EpisodeSet(self.root, self.image, self.size, progress=notice)
+            train, val = whole.split(self.val_share)
+            self._sides = train.part(self.share, self.seed), val
+
+    @property
+    def train(self) -> EpisodeSet:
+        """The training episodes."""
+        return self._opened()[0]
+
+    @property
+    def val(self) -> EpisodeSet:
+        """The held-out episodes: all of them, whatever the share."""
+        return self._opened()[1]
+
+    @property
+    def facts(self) -> Facts:
+        """What a world model has to know of the episodes."""
+        return self.train.facts
+
+    def train_dataloader(self) -> WindowLoader:
+        """Shuffled, in equal parts for the ranks, with a position that is stored."""
+        windows = Windows(self.train, self.frames)
+        world = world_size()
+        if len(windows) < world:
+            raise UserError(f"{len(windows)} training windows are too few for {world} processes")
+        batch = self.batch_size if len(windows) >= world * self.batch_size else 1
+        sampler = ClipSampler([len(windows)], rank=rank(), world=world, batch=batch, seed=self.seed)
+        return WindowLoader(windows, self.batch_size, sampler, self.workers)
+
+    def val_dataloader(self) -> WindowLoader | list[Any]:
+        """Held-out windows, one after the other; empty where nothing is held out."""
+        if not len(self.val):
+            return []
+        windows = Windows(self.val, self.frames, step=self.frames - 1)
+        sampler = ClipSampler([len(windows)], shuffle=False, rank=rank(), world=world_size())
+        return WindowLoader(windows, self.batch_size, sampler, self.workers)
+
+    def _opened(self) -> tuple[EpisodeSet, EpisodeSet]:
+        self.setup()
+        assert self._sides is not None
+        return self._sides
+
+
+class WindowLoader(StatefulDataLoader):  # type: ignore[misc]
+    """A StatefulDataLoader of windows: `state_dict()` in the middle of an epoch, exact resume.
+
+    Args:
+        windows: gather a whole batch at once.
+        batch_size: windows of a batch.
+        sampler: gives the keys.
+        workers: loader processes.
+    """
+
+    def __init__(
+        self, windows: Windows, batch_size: int, sampler: Sampler[Key], workers: int = 0
+    ) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's own affair
+            super().__init__(
+                windows,
+                batch_size=batch_size,
+                sampler=sampler,
+                num_workers=workers,
+                collate_fn=_as_gathered,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=workers > 0,
+            )
+
+
+def _as_gathered(batch: Sequence[Any] | dict[str, Tensor]) -> Any:
+    """`Windows` gives whole batches already."""
+    return batch
