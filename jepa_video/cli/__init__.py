@@ -24,6 +24,7 @@ VERBS = {
     "diagnose": "say without labels what state an encoder is in, on one page",
     "study": "train the rows of a comparison and write one table and one page",
     "export": "write an encoder for transformers, ONNX, torch.export or load_encoder",
+    "agent": "play policies and agents in environments and measure what they reach",
     "bench": "measure planners against a stated reference in the same run",
     "report": "write report.html of a run anew",
     "doctor": "say what is installed, whether a run would work, and what to mend",

@@ -11,7 +11,7 @@ from ..envs.registry import maker_of
 def named(words: Sequence[str], option: str = "--env") -> str | None:
     """What an option says before there is a parser; the last one counts."""
     said = None
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in zip(words, [*words, None][1:], strict=True):
         if word == option:
             said = after
         elif word.startswith(f"{option}="):

@@ -62,11 +62,15 @@ class BatchEnv(VectorEnv):
         budget: steps after which an episode is truncated.
         batch: B.
         seeds: of the running episodes.
+        stays: the task is to be there and stay, so that success does not end an episode.
+        tells_success: whether success means anything; where not, there is the return.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     id: str
     state_names: tuple[str, ...] = ()
+    stays: bool = False
+    tells_success: bool = True
 
     def __init__(self, action: spaces.Space[Any], batch: int, budget: int, pace: Pace) -> None:
         if batch < 1 or budget < 1:
@@ -99,6 +103,10 @@ class BatchEnv(VectorEnv):
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, Told]:
         """Begin episodes: all, or those of `options["reset_mask"]`."""
+
+    def has(self, name: str) -> bool:
+        """Whether somebody has written its `expert` or its `straight`."""
+        return getattr(type(self), name) is not getattr(BatchEnv, name)
 
     def expert(self) -> Array:
         """Actions `B A` of somebody who sees the true states.

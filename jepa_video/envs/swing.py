@@ -23,6 +23,7 @@ class _Swing(World):
 
     size = 1
     default_budget = 200
+    stays = True
     angle: int  # places of angle and its speed in the state
     speed: int
 

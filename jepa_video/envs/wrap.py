@@ -84,6 +84,7 @@ class Wrapped(BatchEnv):
         self._state = np.zeros((self.batch, len(state_of(first, seen))), np.float32)
         known = self._goal_of(first, told)
         self._goal = None if known is None else np.zeros_like(self._pixels)
+        self.tells_success = known is not None or solved is not None
         width = 0 if known is None else len(known[1])
         self._goal_state = np.zeros((self.batch, width), np.float32)
         self._success, self._over = np.zeros((2, self.batch), bool)

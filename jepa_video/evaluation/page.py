@@ -114,6 +114,7 @@ footer { padding: 18px 20px 40px; color: var(--soft); font-size: .84rem; }
 """.strip()
 
 _MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".jpg": "image/jpeg"}
+_MEDIA[".mp4"] = "video/mp4"
 
 
 def document(title: str, head: str, sections: Sequence[str], foot: str) -> str:

@@ -1,0 +1,57 @@
+"""What an evaluation leaves in its folder.
+
+    NAME/
+      summary.json     all figures, the settings, the command
+      episodes.csv     a line for each policy and episode
+      sheet.png        a few episodes of every policy
+      episodes.mp4     the same episodes of the first policy as a film
+      report.html      all of it on one page
+
+Nothing of it is read again by the program.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jepa_video.agent.eval_page import write_page
+from jepa_video.agent.eval_pictures import Make, choose_shown, draw_sheet, scene_of, write_film
+from jepa_video.agent.evaluate import Evaluation
+from jepa_video.agent.figures import episodes_table
+from jepa_video.agent.words import rule_of
+from jepa_video.training.run import write_whole
+
+
+def write_evaluation(
+    folder: Path, told: dict[str, Any], found: Evaluation, make: Make
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Write all files.
+
+    Args:
+        folder: made where it is missing.
+        told: what was asked for; the first part of the summary.
+        found: what came out.
+        make: gives an environment of some episodes, to draw them.
+
+    Returns:
+        the summary, and the files by what they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = told | found.summary()
+    summary["rule"] = rule_of(summary)
+    names = {"figures": "summary.json", "episodes": "episodes.csv", "sheet": "sheet.png"}
+    names |= {"film": "episodes.mp4", "page": "report.html"}
+    paths = {what: folder / name for what, name in names.items()}
+    write_whole(paths["episodes"], episodes_table(found.rows, found.hard))
+    tells = "success" in found.measures
+    which = choose_shown(found.rows[0], tells)
+    scenes = [(row.name, scene_of(make, found.tasks, row, which, tells)) for row in found.rows]
+    draw_sheet(scenes, paths["sheet"])
+    shown = scenes[0][1]
+    summary["drawn"] = "ways" if shown.places else "times"
+    summary["film"] = {"row": found.rows[0].name, "pictures": write_film(shown, paths["film"])}
+    write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")
+    write_page(paths["page"], summary, paths["sheet"], paths["film"])
+    return summary, paths

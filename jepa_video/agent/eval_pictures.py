@@ -1,0 +1,293 @@
+"""Pictures of an evaluation: a sheet of episodes, and a few of them side by side as a film.
+
+Nothing is played again: the actions that were taken are, which gives the same frames. Where states
+have places in the picture (`x`, `y`), ways and imagined plans are lines; elsewhere time is a grid
+of frames, and what is imagined for the end of a plan shines through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from jepa_video.agent.figures import Row
+from jepa_video.agent.trials import Tasks, Trial, replay
+from jepa_video.data.encode import write_video
+from jepa_video.envs.base import Array, BatchEnv
+from jepa_video.envs.point import NEAR
+
+SIDE: Final = 256  # pixels of an episode, about
+SHOWN: Final = 6
+FPS: Final = 10
+HOLD: Final = 10  # pictures at the end of the film
+LINE: Final = 20  # pixels of a line of words
+LEFT: Final = 120
+GAP: Final = 6
+GRID: Final = 3  # frames across and down where ways cannot be drawn
+INK, SOFT, PAPER = (233, 234, 236), (163, 169, 177), (21, 23, 26)
+WAYS: Final = ((255, 255, 255), (245, 138, 75))
+GOAL, PLAN, FAILED = (76, 199, 154), (255, 90, 220), (255, 138, 128)
+
+Make = Callable[[int], BatchEnv]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Episodes of one row, ready to be drawn.
+
+    Args:
+        env: in the layouts of the episodes, one after the other.
+        trials: what was done in them.
+        frames: uint8 `T+1 H W 3` of each.
+        goals: pictures of the goals `N H W 3`, or None.
+        tells_success: whether success means anything.
+    """
+
+    env: BatchEnv
+    trials: list[Trial]
+    frames: list[Array]
+    goals: Array | None
+    tells_success: bool
+
+    @property
+    def scale(self) -> int:
+        """How often a pixel is repeated."""
+        return max(1, SIDE // int(self.frames[0].shape[1]))
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Which numbers of a state are x and y of the same thing."""
+        names = self.env.state_names
+        return [
+            (i, names.index(f"{name[:-1]}y"))
+            for i, name in enumerate(names)
+            if name.endswith("x") and f"{name[:-1]}y" in names
+        ]
+
+
+def choose_shown(row: Row, tells_success: bool, count: int = SHOWN) -> list[int]:
+    """Episodes to look at: failures first, up to a half of them where there are successes.
+
+    Where nothing is a success, from the lowest return to the highest.
+    """
+    trials = row.played[0].trials
+    count = min(count, len(trials))
+    if not tells_success:
+        order = np.argsort([trial.total for trial in trials], kind="stable")
+        return [int(order[i]) for i in np.linspace(0, len(order) - 1, count).round().astype(int)]
+    failed = [i for i, trial in enumerate(trials) if not trial.at_end]
+    solved = [i for i, trial in enumerate(trials) if trial.at_end]
+    first = max(count // 2, count - len(solved))
+    chosen = failed[:first]
+    return chosen + solved[: count - len(chosen)]
+
+
+def scene_of(make: Make, tasks: Tasks, row: Row, which: Sequence[int], tells: bool) -> Scene:
+    """Take the actions of some episodes of a row again."""
+    env = make(len(which))
+    trials = [row.played[0].trials[i] for i in which]
+    frames, first = replay(env, tasks.chosen(which), trials)
+    return Scene(env, trials, frames, first.get("goal"), tells)
+
+
+# The sheet
+
+
+def draw_sheet(rows: Sequence[tuple[str, Scene]], path: Path) -> None:
+    """A line of episodes for each row; a column is the same episode."""
+    lines = [_sheet_line(name, scene) for name, scene in rows]
+    head = _heads(rows[0][1])
+    sheet = np.concatenate([head, *lines])
+    Image.fromarray(sheet).save(path, optimize=True)
+
+
+def _heads(scene: Scene) -> Array:
+    parts = [_words("", LEFT)]
+    parts += [_words(f"episode {trial.seed}", _width(scene), SOFT) for trial in scene.trials]
+    return _beside(parts)
+
+
+def _sheet_line(name: str, scene: Scene) -> Array:
+    parts = []
+    for i, trial in enumerate(scene.trials):
+        picture = _ways(scene, i) if scene.places else _times(scene, i)
+        parts.append(np.concatenate([picture, _result(scene, trial)]))
+    return _beside([_name(name, len(parts[0])), *parts])
+
+
+def _ways(scene: Scene, i: int) -> Array:
+    """The way of an episode, its goal and its first plan, over the first picture and the last."""
+    trial = scene.trials[i]
+    ground = np.maximum(scene.frames[i][0], scene.frames[i][-1] // 2)
+    image = Image.fromarray(_enlarged(scene, ground))
+    pen = _Pen(image, scene)
+    if trial.imagined:
+        pen.line(trial.imagined[0], [PLAN] * len(scene.places))
+    pen.line(trial.states, WAYS)
+    pen.goal(trial)
+    return np.asarray(image)
+
+
+def _times(scene: Scene, i: int) -> Array:
+    """Frames from first to last, by lines."""
+    frames = scene.frames[i]
+    chosen = np.linspace(0, len(frames) - 1, GRID * GRID).round().astype(int)
+    side = _width(scene)
+    tile = Image.new("RGB", (side, side), PAPER)
+    small = (side - 2 * (GRID - 1)) // GRID
+    for place, time in enumerate(chosen):
+        part = Image.fromarray(frames[time]).resize((small, small), Image.Resampling.BICUBIC)
+        tile.paste(part, ((small + 2) * (place % GRID), (small + 2) * (place // GRID)))
+    return np.asarray(tile)
+
+
+def _result(scene: Scene, trial: Trial) -> Array:
+    told = f"return {trial.total:.4g}"
+    if not scene.tells_success:
+        return _words(told, _width(scene))
+    if trial.at_end:
+        return _words(f"solved in {trial.reached} steps", _width(scene), GOAL)
+    if trial.success:
+        return _words(f"solved in {trial.reached}, not at the end", _width(scene), FAILED)
+    return _words(f"not solved in {trial.steps} steps", _width(scene), FAILED)
+
+
+# The film
+
+
+def film(scene: Scene) -> Array:
+    """Episodes side by side, uint8 `T H W 3`; one that has ended stands still."""
+    longest = max(trial.steps for trial in scene.trials)
+    pictures = [_moment(scene, time) for time in range(longest + 1)]
+    return np.stack(pictures + pictures[-1:] * HOLD)
+
+
+def write_film(scene: Scene, path: Path) -> int:
+    """Write the film and return how many pictures it has."""
+    pictures = film(scene)
+    write_video(path, pictures, FPS)
+    return len(pictures)
+
+
+def _moment(scene: Scene, time: int) -> Array:
+    tiles = [_tile(scene, i, time) for i in range(len(scene.trials))]
+    across = -(-len(tiles) // 2) if len(tiles) > 3 else len(tiles)
+    blank = np.full_like(tiles[0], PAPER)
+    tiles += [blank] * (-len(tiles) % across)
+    lines = [_beside(tiles[at : at + across]) for at in range(0, len(tiles), across)]
+    whole = np.concatenate(lines)
+    high, wide = (side // 2 * 2 for side in whole.shape[:2])  # what the codec takes
+    even: Array = whole[:high, :wide]
+    return even
+
+
+def _tile(scene: Scene, i: int, time: int) -> Array:
+    trial = scene.trials[i]
+    now = min(time, trial.steps)
+    picture = scene.frames[i][now]
+    plan = trial.imagined[min(now, len(trial.imagined) - 1)] if trial.imagined else None
+    picture = _shining(scene, i, picture, plan)
+    image = Image.fromarray(_enlarged(scene, picture))
+    if scene.places:
+        pen = _Pen(image, scene)
+        pen.line(trial.states[: now + 1], WAYS)
+        if plan is not None and now < trial.steps:
+            pen.line(plan, [PLAN] * len(scene.places))
+        pen.goal(trial)
+    elif scene.goals is not None:
+        _inset(image, scene.goals[i])
+    return np.concatenate([np.asarray(image), _caption(scene, trial, time)])
+
+
+def _shining(scene: Scene, i: int, picture: Array, plan: Array | None) -> Array:
+    """Where ways cannot be drawn: the end of the plan, faint and in its colour."""
+    paint: Any = getattr(scene.env, "paint", None)
+    if plan is None or scene.places or paint is None:
+        return picture
+    ghost: Array = paint(plan[-1:].astype(np.float64), np.array([i]))[0]
+    faint: Array = ghost.max(axis=-1, keepdims=True) / 255.0 * np.array(PLAN) * 0.6
+    return np.asarray(np.maximum(picture, faint.astype(np.uint8)))
+
+
+def _caption(scene: Scene, trial: Trial, time: int) -> Array:
+    if time >= trial.steps:
+        return _result(scene, trial)
+    mode = f"  {trial.modes[time]}" if trial.modes else ""
+    return _words(f"step {time}{mode}", _width(scene), SOFT)
+
+
+def _inset(image: Image.Image, goal: Array) -> None:
+    """The goal's picture in the upper right corner."""
+    side = image.width // 4
+    small = Image.fromarray(goal).resize((side, side), Image.Resampling.BICUBIC)
+    frame = Image.new("RGB", (side + 4, side + 4), GOAL)
+    frame.paste(small, (2, 2))
+    image.paste(frame, (image.width - side - 4, 0))
+
+
+# Parts
+
+
+class _Pen:
+    """Draws states into an enlarged picture."""
+
+    def __init__(self, image: Image.Image, scene: Scene) -> None:
+        self.draw, self.scene = ImageDraw.Draw(image), scene
+
+    def line(self, states: Array, colours: Sequence[tuple[int, int, int]]) -> None:
+        """The way of each thing through `T S`; a dot where it ends."""
+        for place, colour in zip(self.scene.places, colours, strict=False):
+            points = [tuple(point) for point in self._at(states[:, place])]
+            if len(points) > 1:
+                self.draw.line(points, fill=colour, width=2, joint="curve")
+            x, y = points[-1]
+            self.draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
+
+    def goal(self, trial: Trial) -> None:
+        """A ring round the goal of what has to be brought there, the last thing of a state."""
+        if trial.goal is None:
+            return
+        x, y = self._at(trial.goal[None, self.scene.places[-1]])[0]
+        reach = NEAR * self.scene.scale
+        self.draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=GOAL, width=2)
+
+    def _at(self, points: Array) -> Array:
+        """Pixels of the enlarged picture; a pixel's middle is its own place."""
+        return np.asarray((points + 0.5) * self.scene.scale)
+
+
+def _enlarged(scene: Scene, picture: Array) -> Array:
+    large: Array = picture.repeat(scene.scale, axis=0).repeat(scene.scale, axis=1)
+    return large
+
+
+def _width(scene: Scene) -> int:
+    return int(scene.frames[0].shape[1]) * scene.scale
+
+
+def _words(text: str, width: int, colour: tuple[int, int, int] = INK) -> Array:
+    image = Image.new("RGB", (width, LINE), PAPER)
+    ImageDraw.Draw(image).text((4, 3), text, fill=colour, font=ImageFont.load_default(12))
+    return np.asarray(image)
+
+
+def _name(text: str, height: int) -> Array:
+    """The name of a line of the sheet, at its left."""
+    image = Image.new("RGB", (LEFT, height), PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    for number, word in enumerate(text.split()):
+        draw.text((6, 6 + 17 * number), word, fill=INK, font=font)
+    return np.asarray(image)
+
+
+def _beside(parts: Sequence[Array]) -> Array:
+    """Pictures of one height side by side, with a gap below and between."""
+    padded = [np.pad(part, ((0, GAP), (0, GAP), (0, 0))) for part in parts]
+    for part, whole in zip(parts, padded, strict=True):
+        whole[part.shape[0] :] = whole[:, part.shape[1] :] = PAPER
+    return np.concatenate(padded, axis=1)

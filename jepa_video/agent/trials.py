@@ -1,0 +1,275 @@
+"""Trials: a policy through a list of held-out episodes, every one of which counts.
+
+The list is fixed before anybody plays and is the same for all policies. It is cut into batches, and
+each batch is played to the end of its last episode: no policy gains by being quick, as it would
+where the first episodes to finish were counted. An episode follows from its seed and the actions
+alone, so that no figure depends on the size of the batches.
+
+An episode ends at its first success, or when its budget is over; `to_the_end` plays on after a
+success. With it "at some time" and "at the end" can differ, without it they are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+
+from jepa_video.envs.base import Array, BatchEnv, Observation, Told
+from jepa_video.envs.policies import Policy
+from jepa_video.envs.rollout import HELD_OUT, seeds_of
+from jepa_video.errors import UserError
+
+TRIES: Final = 20  # seeds looked at for each episode that is wanted
+
+Progress = Callable[[int, int], None]
+
+
+class Explanation(Protocol):
+    """What a policy says of its last decisions; of it an evaluation reads this much.
+
+    `mode` names the mode of each of B decisions. `imagined` is the plan as states of the
+    environment, `B H+1 S` from the present one on, or None.
+    """
+
+    mode: Sequence[str]
+    imagined: Array | None
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A policy that can say what its last decisions were made of."""
+
+    def explain(self) -> Explanation:
+        """Of the last call of `act`."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The episodes that are played.
+
+    Args:
+        seeds: one for each episode.
+        rows: tasks `N K` to play in place of the seeds' own; `World` alone takes them.
+        replaced: how many were solved at the start and gave way to the next seeds.
+    """
+
+    seeds: list[int]
+    rows: Array | None = None
+    replaced: int = 0
+
+    def chosen(self, which: Sequence[int]) -> Tasks:
+        """Some of them, in that order."""
+        rows = None if self.rows is None else self.rows[list(which)]
+        return Tasks([self.seeds[i] for i in which], rows)
+
+    def begin(self, env: BatchEnv) -> tuple[Observation, Told]:
+        """Begin them in an environment of as many."""
+        options = None if self.rows is None else {"tasks": self.rows}
+        return env.reset(seed=list(self.seeds), options=options)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One episode of T actions.
+
+    Args:
+        seed: of the episode.
+        success: at some time.
+        at_end: in its last state.
+        steps: T.
+        reached: actions up to the first success; None without one.
+        total: its return, the sum of its rewards.
+        states: float32 `T+1 S`.
+        actions: `T A`, or `T` where they are kinds.
+        goal: float32 `S`, or None.
+        modes: of each decision; empty where the policy does not explain itself.
+        imagined: the plan behind each decision, each `H+1 S`; empty likewise.
+    """
+
+    seed: int
+    success: bool
+    at_end: bool
+    steps: int
+    reached: int | None
+    total: float
+    states: Array
+    actions: Array
+    goal: Array | None
+    modes: list[str]
+    imagined: list[Array]
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a policy made of all tasks.
+
+    Args:
+        trials: one for each task, in its order.
+        seconds: of each call of `act`, for a whole batch.
+        batch: environments of a call.
+        facts: what the policy says of itself, such as the budget of its planner.
+    """
+
+    trials: list[Trial]
+    seconds: list[float]
+    batch: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_tasks(env: BatchEnv, count: int, base: int) -> Tasks:
+    """The first `count` held-out episodes of a base seed that are not solved at their start.
+
+    Raises:
+        UserError: nearly all are.
+    """
+    kept: list[int] = []
+    seen = 0
+    while True:
+        tried = seeds_of(base, env.batch, HELD_OUT, seen)
+        _, told = env.reset(seed=tried)
+        for seed, solved in zip(tried, told["success"], strict=True):
+            seen += 1
+            kept += [] if solved else [seed]
+            if len(kept) == count:
+                return Tasks(kept, replaced=seen - count)
+        if seen >= TRIES * count:
+            raise UserError(
+                f"{seen - len(kept)} of {seen} episodes of {env.id} are solved at their start: "
+                f"{count} others were not found"
+            )
+
+
+def play_trials(
+    env: BatchEnv,
+    policy: Policy,
+    tasks: Tasks,
+    to_the_end: bool = False,
+    progress: Progress | None = None,
+) -> Played:
+    """Play all tasks in batches; the last batch is filled up with episodes that do not count.
+
+    Args:
+        env: any number of environments that step together.
+        policy: who acts in them.
+        tasks: what is played.
+        to_the_end: go on after a success.
+        progress: called with the episodes that are done and those there are.
+    """
+    count = len(tasks.seeds)
+    trials: list[Trial] = []
+    seconds: list[float] = []
+    for at in range(0, count, env.batch):
+        part = tasks.chosen([min(at + i, count - 1) for i in range(env.batch)])
+
+        def tick(share: float, at: int = at) -> None:
+            if progress is not None:
+                progress(min(at + int(share * env.batch), count), count)
+
+        done, took = _play_batch(env, policy, part, to_the_end, tick)
+        trials += done[: count - at]
+        seconds += took
+    return Played(trials, seconds, env.batch, dict(getattr(policy, "facts", {})))
+
+
+def _play_batch(
+    env: BatchEnv,
+    policy: Policy,
+    tasks: Tasks,
+    to_the_end: bool,
+    tick: Callable[[float], None],
+) -> tuple[list[Trial], list[float]]:
+    observation, told = tasks.begin(env)
+    policy.reset(tasks.seeds)
+    log, seconds = _Log(tasks.seeds, told), []
+    alive = np.ones(env.batch, bool)
+    while alive.any():
+        start = perf_counter()
+        actions = policy.act(observation)
+        seconds.append(perf_counter() - start)
+        log.explained(policy.explain() if isinstance(policy, Explains) else None, alive)
+        observation, rewards, ended, cut, told = env.step(actions)
+        log.step(actions, rewards, told, alive)
+        alive = alive & ~(ended | cut)
+        if not to_the_end:
+            alive &= ~told["success"]
+        tick(len(seconds) / env.budget)
+    tick(1.0)
+    return [log.trial(i) for i in range(env.batch)], seconds
+
+
+class _Log:
+    """What happened in a batch; of an episode, as long as it was alive."""
+
+    def __init__(self, seeds: Sequence[int], told: Told) -> None:
+        count = len(seeds)
+        self.seeds, self.goals = seeds, told.get("goal_state")
+        self.states = [[row] for row in told["state"]]
+        self.actions: list[list[Array]] = [[] for _ in range(count)]
+        self.success: list[list[bool]] = [[] for _ in range(count)]
+        self.modes: list[list[str]] = [[] for _ in range(count)]
+        self.imagined: list[list[Array]] = [[] for _ in range(count)]
+        self.total = np.zeros(count)
+
+    def explained(self, told: Explanation | None, alive: Array) -> None:
+        if told is None:
+            return
+        for i in map(int, np.flatnonzero(alive)):
+            self.modes[i].append(told.mode[i])
+            if told.imagined is not None:
+                self.imagined[i].append(np.asarray(told.imagined[i], np.float32))
+
+    def step(self, actions: Array, rewards: Array, told: Told, alive: Array) -> None:
+        self.total += np.where(alive, rewards, 0.0)
+        for i in map(int, np.flatnonzero(alive)):
+            self.states[i].append(told["state"][i])
+            self.actions[i].append(np.array(actions[i]))
+            self.success[i].append(bool(told["success"][i]))
+
+    def trial(self, i: int) -> Trial:
+        success = self.success[i]
+        return Trial(
+            seed=int(self.seeds[i]),
+            success=any(success),
+            at_end=success[-1],
+            steps=len(success),
+            reached=success.index(True) + 1 if any(success) else None,
+            total=float(self.total[i]),
+            states=np.stack(self.states[i]),
+            actions=np.stack(self.actions[i]),
+            goal=None if self.goals is None else self.goals[i].copy(),
+            modes=self.modes[i],
+            imagined=self.imagined[i],
+        )
+
+
+def replay(env: BatchEnv, tasks: Tasks, trials: Sequence[Trial]) -> tuple[list[Array], Observation]:
+    """The frames of episodes that were played, uint8 `T+1 H W 3` each, by taking their actions.
+
+    Args:
+        env: as many environments as there are trials; it is left in the layouts of the tasks.
+        tasks: of the trials.
+        trials: what was done.
+
+    Returns:
+        the frames, and the first observation.
+    """
+    first, _ = tasks.begin(env)
+    seen = [_last_frames(first)]
+    longest = max(trial.steps for trial in trials)
+    for time in range(longest):
+        rows = [trial.actions[min(time, trial.steps - 1)] for trial in trials]
+        seen.append(_last_frames(env.step(np.stack(rows))[0]))
+    frames = [
+        np.stack([picture[i] for picture in seen[: trial.steps + 1]])
+        for i, trial in enumerate(trials)
+    ]
+    return frames, first
+
+
+def _last_frames(observation: Observation) -> Array:
+    pixels = observation["pixels"]
+    return pixels[:, -1] if pixels.ndim == 5 else pixels

@@ -1,0 +1,262 @@
+"""`jepa-video agent eval`: policies on the same held-out episodes, in figures and in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import UserError
+
+HELP = """\
+usage: jepa-video agent eval --env ID [--policy NAME[,NAME]] [--OPTION VALUE ...]
+
+Plays policies on the same held-out episodes of an environment and says how many they solve (with
+Wilson's 95 % interval), in how many steps, their return, how long a decision takes, and how far
+they lie apart on the same episodes. Every episode counts, whichever ends first.
+
+  --env ID                  TwoRooms, Rooms, PointPush, Pendulum, CartPole, Stochastic, or
+                            FAMILY/NAME as gym/Pendulum-v1
+  --budget N --stack N --repeat N ...
+                            settings of the environment: steps, frames, actions; its own too, as
+                            --layouts unseen of TwoRooms
+  --policy NAME[,NAME]      random, explore, straight, scripted (expert is the same), and of a
+                            checkpoint mode1, mode2 or auto; auto if a checkpoint alone is given
+  --checkpoint RUN[,RUN]    agents: several are several training seeds, a row each and one for all
+  --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
+                            environment has them, if not given; none for nothing
+  --episodes N --seed N     how many held-out episodes, and which
+  --batch N                 episodes that are played together; no figure depends on it
+  --to_the_end BOOL         play on after a success, to the budget
+  --tasks eb                of TwoRooms: EB-JEPA's own 20 tasks under its rule
+  --out DIR --name NAME     folder of the result; runs/eval-NAME if not given
+  --device D                auto, cpu, cuda, cuda:1, mps ...
+
+  --help-all                every option of the environment that is named too
+"""
+
+SCRIPTED: Final = {"expert": "scripted"}
+AGENT: Final = ("mode1", "mode2", "auto")
+BESIDE: Final = ("random", "straight", "scripted")
+EB_RULE: Final = {"budget": 200, "collision": "bounce", "to_the_end": True, "episodes": 20}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options, checked."""
+
+    config: Any
+    settings: dict[str, Any]
+    policies: list[str]
+    beside: list[str]
+    checkpoints: list[str]
+
+
+def run(words: list[str]) -> int:
+    """Read the options, play, write, show."""
+    from .environments import named
+    from .options import parse
+
+    env = named(words)
+    if env is None:
+        raise UserError("agent eval needs an environment, as in: agent eval --env TwoRooms")
+    parser, names = _parser(env)
+    if "--help-all" in words:
+        print(parser.format_help())
+        return 0
+    config = parse(parser, words)
+    if config.tasks is not None:
+        _take_rule(parser, env)
+        config = parse(parser, words)
+    asked = _checked(config, names)
+    _evaluate(asked, words)
+    return 0
+
+
+def _parser(env: str) -> tuple[Any, list[str]]:
+    from typing import Literal
+
+    from jsonargparse import ArgumentParser
+
+    from .environments import add_settings
+
+    parser = ArgumentParser(prog="jepa-video agent eval", exit_on_error=False, add_help=False)
+    parser.allow_abbrev = False
+    parser.add_argument("--env", type=str, help="an environment by its id")
+    parser.add_argument("--policy", type=str | None, help="who plays")
+    parser.add_argument("--checkpoint", type=str | None, help="agents, one for each training seed")
+    parser.add_argument("--beside", type=str | None, help="who stands beside")
+    parser.add_argument("--episodes", type=int, default=200, help="held-out episodes")
+    parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
+    parser.add_argument("--batch", type=int, default=50, help="episodes played together")
+    parser.add_argument("--to_the_end", type=bool | None, help="play on after a success")
+    parser.add_argument("--tasks", type=Literal["eb"] | None, help="tasks of somebody else")
+    parser.add_argument("--out", type=str | None, help="folder of the result")
+    parser.add_argument("--name", type=str | None, help="of the result; date and time if None")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps ...")
+    return parser, add_settings(parser, env)
+
+
+def _take_rule(parser: Any, env: str) -> None:
+    """Make EB-JEPA's rule the defaults."""
+    if env != "TwoRooms":
+        raise UserError(f"--tasks eb are tasks of TwoRooms, not of {env}")
+    parser.set_defaults(EB_RULE)
+
+
+def _checked(config: Any, names: Sequence[str]) -> _Asked:
+    """The options.
+
+    Raises:
+        UserError: what does not go together.
+    """
+    from ..envs.policies import POLICIES
+
+    for name in ("episodes", "batch"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} must be 1 or more, not {getattr(config, name)}")
+    if config.tasks is not None:
+        for name, value in EB_RULE.items():
+            if getattr(config, name) != value:
+                raise UserError(f"--tasks eb has {name} {value}, not {getattr(config, name)}")
+    checkpoints = _listed(config.checkpoint)
+    policies = _listed(config.policy) or (["auto"] if checkpoints else [])
+    beside = _listed(config.beside) if config.beside != "none" else []
+    known = [*POLICIES, *SCRIPTED, *AGENT]
+    for name in [*policies, *beside]:
+        if name not in known:
+            raise UserError(f"there is no policy {name!r} (expected one of {', '.join(known)})")
+    for name in beside:
+        if name in AGENT:
+            raise UserError(f"--beside takes policies without a checkpoint, not {name}")
+    trained = [name for name in policies if name in AGENT]
+    if trained and not checkpoints:
+        raise UserError(f"--policy {trained[0]} needs --checkpoint RUN")
+    if checkpoints and not trained:
+        raise UserError(f"--checkpoint needs a --policy of {', '.join(AGENT)}")
+    settings = {name: getattr(config, name) for name in names}
+    return _Asked(config, settings, policies, beside, checkpoints)
+
+
+def _listed(names: str | None) -> list[str]:
+    """Names between commas, each once, an alias under its own name."""
+    given = [name.strip() for name in (names or "").split(",")]
+    return list(dict.fromkeys(SCRIPTED.get(name, name) for name in given if name))
+
+
+def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
+    from ..agent.eval_files import write_evaluation
+    from ..agent.evaluate import evaluate
+    from ..agent.trials import Tasks, choose_tasks
+    from ..envs.registry import make_batch
+    from ..envs.rollout import HELD_OUT, seeds_of
+    from ..envs.two_rooms import eb_tasks
+    from ..training.progress import console
+    from .bar import Bar
+
+    config, screen = asked.config, console()
+    lots = -(-config.episodes // config.batch)
+    env = make_batch(config.env, -(-config.episodes // lots), **asked.settings)
+    contestants = _contestants(env, asked)
+    out = _folder(config.out, config.name)
+    if config.tasks is None:
+        tasks = choose_tasks(env, config.episodes, config.seed)
+    else:
+        tasks = Tasks(seeds_of(config.seed, config.episodes, HELD_OUT), eb_tasks())
+    to_the_end = env.stays if config.to_the_end is None else config.to_the_end
+    found = evaluate(
+        env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes")
+    )
+    told = {
+        "env": config.env,
+        "settings": asked.settings | {"budget": env.budget},
+        "seed": config.seed,
+        "tasks": config.tasks or "held-out seeds",
+        "to_the_end": to_the_end,
+        "command": " ".join(["jepa-video agent eval", *words]),
+    }
+    summary, paths = write_evaluation(
+        out, told, found, lambda count: make_batch(config.env, count, **asked.settings)
+    )
+    _show(screen, summary)
+    for name, path in paths.items():
+        screen.print(f"{name:<9} {path}", markup=False)
+
+
+def _contestants(env: Any, asked: _Asked) -> list[Any]:
+    """Who plays: what is asked for, then what stands beside."""
+    beside = asked.beside
+    if asked.config.beside is None:
+        has = {"straight": env.has("straight"), "scripted": env.has("expert")}
+        beside = [name for name in BESIDE if has.get(name, True)]
+    for name in [*asked.policies, *beside]:
+        wanted = {"straight": "straight", "scripted": "expert"}.get(name)
+        if wanted is not None and not env.has(wanted):
+            raise UserError(f"{env.id} has no policy {name}; there is random")
+    named = [(name, False) for name in asked.policies]
+    named += [(name, True) for name in beside if name not in asked.policies]
+    made = [one for name, aside in named for one in _of_policy(name, asked, aside)]
+    if not made:
+        raise UserError("nobody plays: name a --policy, or leave --beside out")
+    return made
+
+
+def _of_policy(name: str, asked: _Asked, beside: bool) -> list[Any]:
+    from ..agent.evaluate import Contestant
+    from ..envs.policies import make_policy
+
+    if name not in AGENT:
+        return [Contestant(name, name, lambda env: make_policy(name, env), beside=beside)]
+    several = len(asked.checkpoints) > 1
+    return [
+        Contestant(f"{name} {Path(path).name}" if several else name, name, maker, path)
+        for path in asked.checkpoints
+        for maker in [_loader(path, name, asked.config.device)]
+    ]
+
+
+def _loader(path: str, mode: str, device: str) -> Any:
+    """What loads an agent for an environment."""
+    from importlib import import_module
+
+    from .encoders import named_device
+
+    def load(env: Any) -> Any:
+        agent = import_module("jepa_video.agent.agent").Agent
+        return agent.load(Path(path), env, mode, named_device(device))
+
+    return load
+
+
+def _folder(out: str | None, name: str | None) -> Path:
+    """The folder of the result, which is made when there is one.
+
+    Raises:
+        UserError: it holds something.
+    """
+    from ..training.run import NAME, fresh_name
+
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
+    folder = Path(out) if out else Path("runs") / f"eval-{name or fresh_name()}"
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder} is there already; choose another --out or --name")
+    return folder
+
+
+def _show(screen: Any, told: dict[str, Any]) -> None:
+    """The table of the rows, and how far the rows lie apart."""
+    from rich.table import Table
+
+    from ..agent.words import cells, headings, told_gap
+
+    table = Table(title=told["rule"], title_justify="left")
+    for number, heading in enumerate(headings(told)):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in told["rows"]:
+        table.add_row(*cells(told, row))
+    screen.print(table)
+    for gap in told["differences"]:
+        if gap["measure"] == told["measures"][0]:
+            screen.print(told_gap(gap), markup=False)
