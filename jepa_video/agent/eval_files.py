@@ -47,7 +47,9 @@ def write_evaluation(
     write_whole(paths["episodes"], episodes_table(found.rows, found.hard))
     tells = "success" in found.measures
     which = choose_shown(found.rows[0], tells)
-    scenes = [(row.name, scene_of(make, found.tasks, row, which, tells)) for row in found.rows]
+    first = {row.policy: row for row in reversed(found.rows)}  # of several seeds the first
+    drawn = [row for row in found.rows if first[row.policy] is row]
+    scenes = [(row.name, scene_of(make, found.tasks, row, which, tells)) for row in drawn]
     draw_sheet(scenes, paths["sheet"])
     shown = scenes[0][1]
     summary["drawn"] = "ways" if shown.places else "times"

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jepa_video.agent.words import NAMES, cells, headings, told_gap, told_share
+from jepa_video.agent.words import NAMES, cells, headings, headline, told_gap, told_share
 from jepa_video.evaluation.charts import bar
 from jepa_video.evaluation.page import document, embedded, folded, paragraph, section, table
 from jepa_video.training.run import write_whole
@@ -19,7 +19,8 @@ def write_page(path: Path, told: Told, sheet: Path, film: Path) -> None:
     """Write the page with its pictures inside."""
     title = f"{told['env']}: {', '.join(row['name'] for row in told['rows'])}"
     head = '<p class="kind">jepa_video, evaluation of control</p>'
-    head += f"<h1>{escape(told['env'])}</h1>" + paragraph(f"{told['rule']}.", "lead")
+    head += f"<h1>{escape(told['env'])}</h1>" + paragraph(headline(told), "lead")
+    head += paragraph(f"{told['rule']}.", "small")
     sections = [
         section("table", "What they reach", _table(told), *_bars(told), paragraph(_notes(told))),
         section("differences", "How far they lie apart", *_differences(told)),
@@ -59,7 +60,8 @@ def _notes(told: Told) -> str:
         "Steps to goal are the median of the solved episodes, and in brackets from the first to "
         "the ninth tenth of them. A decision's time is that of a call for a batch of "
         f"{told['rows'][0]['decision']['batch']} environments divided by their number: the median, "
-        "and in brackets what 95 % of the calls stay under."
+        "and in brackets what 95 % of the calls stay under. Alone means a batch of one, which is "
+        "what whoever acts in one world waits for."
     )
     if any(len(row["checkpoints"]) > 1 for row in told["rows"]):
         text += (
@@ -72,7 +74,7 @@ def _notes(told: Told) -> str:
 def _differences(told: Told) -> list[str]:
     text = (
         "Paired by episode: what makes an episode easy for both cancels. 95 % intervals by a "
-        "bootstrap over episodes."
+        "bootstrap over episodes; it sees no spread in a difference that all episodes share."
     )
     rows = []
     for gap in told["differences"]:
@@ -84,10 +86,12 @@ def _differences(told: Told) -> list[str]:
 
 
 def _pictures(told: Told, sheet: Path, film: Path) -> list[str]:
-    lines = "the way is white" if told["drawn"] == "ways" else "nine frames from first to last"
+    lines = "frames from first to last and the goal"
+    if told["drawn"] == "ways":
+        lines = "ways over the first picture and, darker, the last"
     caption = (
-        f"A line for each policy, a column for each episode; {lines}, the goal is green, an "
-        "imagined plan is pink. Of the first policy, those that it fails come first."
+        f"A line for each policy, a column for each episode; {lines}; the goal is green, an "
+        "imagined plan pink. Of the first policy, episodes that it fails come first."
     )
     alt = f"Episodes of {', '.join(row['name'] for row in told['rows'])}"
     image = f'<img src="{embedded(sheet)}" alt="{escape(alt)}" style="max-width: 100%">'

@@ -30,7 +30,7 @@ LEFT: Final = 120
 GAP: Final = 6
 GRID: Final = 3  # frames across and down where ways cannot be drawn
 INK, SOFT, PAPER = (233, 234, 236), (163, 169, 177), (21, 23, 26)
-WAYS: Final = ((255, 255, 255), (245, 138, 75))
+WAYS: Final = ((255, 255, 255), (250, 210, 70))
 GOAL, PLAN, FAILED = (76, 199, 154), (255, 90, 220), (255, 138, 128)
 
 Make = Callable[[int], BatchEnv]
@@ -124,7 +124,7 @@ def _ways(scene: Scene, i: int) -> Array:
     """The way of an episode, its goal and its first plan, over the first picture and the last."""
     trial = scene.trials[i]
     ground = np.maximum(scene.frames[i][0], scene.frames[i][-1] // 2)
-    image = Image.fromarray(_enlarged(scene, ground))
+    image = Image.fromarray(_enlarged(scene, _with_goal(scene, i, ground)))
     pen = _Pen(image, scene)
     if trial.imagined:
         pen.line(trial.imagined[0], [PLAN] * len(scene.places))
@@ -134,15 +134,17 @@ def _ways(scene: Scene, i: int) -> Array:
 
 
 def _times(scene: Scene, i: int) -> Array:
-    """Frames from first to last, by lines."""
-    frames = scene.frames[i]
-    chosen = np.linspace(0, len(frames) - 1, GRID * GRID).round().astype(int)
-    side = _width(scene)
+    """Frames from first to last, by lines, and the goal where there is one."""
+    frames, side = scene.frames[i], _width(scene)
+    count = GRID * GRID - (scene.goals is not None)
+    shown = list(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
     tile = Image.new("RGB", (side, side), PAPER)
     small = (side - 2 * (GRID - 1)) // GRID
-    for place, time in enumerate(chosen):
-        part = Image.fromarray(frames[time]).resize((small, small), Image.Resampling.BICUBIC)
+    for place, frame in enumerate(shown):
+        part = Image.fromarray(frame).resize((small, small), Image.Resampling.BICUBIC)
         tile.paste(part, ((small + 2) * (place % GRID), (small + 2) * (place // GRID)))
+    if scene.goals is not None:
+        _inset(tile, scene.goals[i], small, (side - small, side - small))
     return np.asarray(tile)
 
 
@@ -191,7 +193,7 @@ def _tile(scene: Scene, i: int, time: int) -> Array:
     now = min(time, trial.steps)
     picture = scene.frames[i][now]
     plan = trial.imagined[min(now, len(trial.imagined) - 1)] if trial.imagined else None
-    picture = _shining(scene, i, picture, plan)
+    picture = _with_goal(scene, i, _shining(scene, i, picture, plan))
     image = Image.fromarray(_enlarged(scene, picture))
     if scene.places:
         pen = _Pen(image, scene)
@@ -200,7 +202,7 @@ def _tile(scene: Scene, i: int, time: int) -> Array:
             pen.line(plan, [PLAN] * len(scene.places))
         pen.goal(trial)
     elif scene.goals is not None:
-        _inset(image, scene.goals[i])
+        _inset(image, scene.goals[i], image.width // 4, (3 * image.width // 4, 0))
     return np.concatenate([np.asarray(image), _caption(scene, trial, time)])
 
 
@@ -209,8 +211,19 @@ def _shining(scene: Scene, i: int, picture: Array, plan: Array | None) -> Array:
     paint: Any = getattr(scene.env, "paint", None)
     if plan is None or scene.places or paint is None:
         return picture
-    ghost: Array = paint(plan[-1:].astype(np.float64), np.array([i]))[0]
-    faint: Array = ghost.max(axis=-1, keepdims=True) / 255.0 * np.array(PLAN) * 0.6
+    return _through(picture, paint(plan[-1:].astype(np.float64), np.array([i]))[0], PLAN)
+
+
+def _with_goal(scene: Scene, i: int, picture: Array) -> Array:
+    """Where a ring cannot say what the goal is, as that of several things: its picture, faint."""
+    if scene.goals is None or len(scene.places) < 2:
+        return picture
+    return _through(picture, scene.goals[i], GOAL)
+
+
+def _through(picture: Array, other: Array, colour: tuple[int, int, int]) -> Array:
+    """A picture with another one shining through in a colour."""
+    faint: Array = other.max(axis=-1, keepdims=True) / 255.0 * np.array(colour) * 0.55
     return np.asarray(np.maximum(picture, faint.astype(np.uint8)))
 
 
@@ -221,13 +234,12 @@ def _caption(scene: Scene, trial: Trial, time: int) -> Array:
     return _words(f"step {time}{mode}", _width(scene), SOFT)
 
 
-def _inset(image: Image.Image, goal: Array) -> None:
-    """The goal's picture in the upper right corner."""
-    side = image.width // 4
-    small = Image.fromarray(goal).resize((side, side), Image.Resampling.BICUBIC)
-    frame = Image.new("RGB", (side + 4, side + 4), GOAL)
+def _inset(image: Image.Image, goal: Array, side: int, place: tuple[int, int]) -> None:
+    """The goal's picture in a frame of its colour."""
+    small = Image.fromarray(goal).resize((side - 4, side - 4), Image.Resampling.BICUBIC)
+    frame = Image.new("RGB", (side, side), GOAL)
     frame.paste(small, (2, 2))
-    image.paste(frame, (image.width - side - 4, 0))
+    image.paste(frame, place)
 
 
 # Parts
@@ -249,10 +261,10 @@ class _Pen:
             self.draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
 
     def goal(self, trial: Trial) -> None:
-        """A ring round the goal of what has to be brought there, the last thing of a state."""
-        if trial.goal is None:
+        """A ring round the goal, as near as counts."""
+        if trial.goal is None or len(self.scene.places) > 1:
             return
-        x, y = self._at(trial.goal[None, self.scene.places[-1]])[0]
+        x, y = self._at(trial.goal[None, self.scene.places[0]])[0]
         reach = NEAR * self.scene.scale
         self.draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=GOAL, width=2)
 

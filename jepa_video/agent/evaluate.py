@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from jepa_video.agent.figures import Row, differences, measures_of, pooled, row_figures
-from jepa_video.agent.trials import Played, Progress, Tasks, play_trials
+from jepa_video.agent.trials import Played, Progress, Tasks, play_trials, time_alone
 from jepa_video.envs.base import Array, BatchEnv
 from jepa_video.envs.policies import Policy, make_policy
 
@@ -82,6 +82,7 @@ def evaluate(
     tasks: Tasks,
     to_the_end: bool,
     bars: Bars,
+    alone: BatchEnv | None = None,
 ) -> Evaluation:
     """Play all contestants, and a straight line where there is one, on the same tasks.
 
@@ -91,12 +92,15 @@ def evaluate(
         tasks: what is played.
         to_the_end: go on after a success.
         bars: gives the progress bar of a row by its name.
+        alone: one environment, to time decisions in it too.
     """
     rows, line = [], None
     players = [one.make(env) for one in contestants]  # whom nobody can load is told at once
     for one, player in zip(contestants, players, strict=True):
         with bars(one.name) as bar:
             played = play_trials(env, player, tasks, to_the_end, bar)
+        if alone is not None:
+            played = replace(played, alone=time_alone(alone, one.make(alone), tasks))
         line = played if one.policy == "straight" else line
         kept = () if one.checkpoint is None else (one.checkpoint,)
         rows.append(Row(one.name, one.policy, (played,), kept, one.beside))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jepa_video.agent.trials import Played, Trial
+from jepa_video.agent.trials import Clock, Played, Trial
 from jepa_video.envs.base import Array
 from jepa_video.evaluation.intervals import bootstrap_accuracy, paired_difference, wilson
 
@@ -112,18 +112,23 @@ def steps_to_goal(trials: Sequence[Trial]) -> dict[str, float] | None:
 def decision_time(played: Sequence[Played]) -> dict[str, Any]:
     """Milliseconds of a decision for one environment: a call of `act` divided by its batch.
 
-    The first call of each is left out, in which things are built that stay.
+    `alone` has them for a batch of one, where somebody looked. The first call of each is left out,
+    in which things are built that stay.
     """
+    found = _milliseconds([(one.clock, one.batch) for one in played])
+    found["batch"] = played[0].batch
+    alone = [(one.alone, 1) for one in played if one.alone is not None]
+    return found | ({"alone": _milliseconds(alone)} if alone else {})
+
+
+def _milliseconds(clocks: Sequence[tuple[Clock, int]]) -> dict[str, Any]:
     calls = [
-        1000 * seconds / one.batch for one in played for seconds in (one.seconds[1:] or one.seconds)
+        1000 * s / batch for clock, batch in clocks for s in clock.seconds[1:] or clock.seconds
     ]
-    median, high = np.quantile(calls, [0.5, 0.95])
-    return {
-        "median_ms": float(median),
-        "q95_ms": float(high),
-        "calls": len(calls),
-        "batch": played[0].batch,
-    }
+    busy = [1000 * s / batch for clock, batch in clocks for s in clock.busy[1:] or clock.busy]
+    median, high = (float(quantile) for quantile in np.quantile(calls, [0.5, 0.95]))
+    told = {"median_ms": median, "q95_ms": high, "busy_ms": float(np.median(busy))}
+    return told | {"calls": len(calls)}
 
 
 def _modes(played: Sequence[Played]) -> dict[str, float]:

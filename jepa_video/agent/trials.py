@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +24,8 @@ from jepa_video.envs.rollout import HELD_OUT, seeds_of
 from jepa_video.errors import UserError
 
 TRIES: Final = 20  # seeds looked at for each episode that is wanted
+CALLS: Final = 30  # decisions whose time is taken with one environment alone
+PATIENCE: Final = 30.0  # seconds after which fewer will do
 
 Progress = Callable[[int, int], None]
 
@@ -103,21 +105,45 @@ class Trial:
     imagined: list[Array]
 
 
+@dataclass
+class Clock:
+    """Takes the time of decisions.
+
+    Attributes:
+        seconds: of each call of `act`.
+        busy: seconds of all processor cores in each call; on a machine with other work they say
+            more than those of the clock on the wall.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+
+    def act(self, policy: Policy, observation: Observation) -> Array:
+        """Let the policy decide."""
+        start, busy = perf_counter(), process_time()
+        actions = policy.act(observation)
+        self.busy.append(process_time() - busy)
+        self.seconds.append(perf_counter() - start)
+        return actions
+
+
 @dataclass(frozen=True)
 class Played:
     """What a policy made of all tasks.
 
     Args:
         trials: one for each task, in its order.
-        seconds: of each call of `act`, for a whole batch.
-        batch: environments of a call.
+        clock: of the decisions, each for a whole batch.
+        batch: environments of a decision.
         facts: what the policy says of itself, such as the budget of its planner.
+        alone: the clock of some decisions for one environment; None where nobody looked.
     """
 
     trials: list[Trial]
-    seconds: list[float]
+    clock: Clock
     batch: int
     facts: dict[str, Any] = field(default_factory=dict)
+    alone: Clock | None = None
 
 
 def choose_tasks(env: BatchEnv, count: int, base: int) -> Tasks:
@@ -161,7 +187,7 @@ def play_trials(
     """
     count = len(tasks.seeds)
     trials: list[Trial] = []
-    seconds: list[float] = []
+    clock = Clock()
     for at in range(0, count, env.batch):
         part = tasks.chosen([min(at + i, count - 1) for i in range(env.batch)])
 
@@ -169,10 +195,30 @@ def play_trials(
             if progress is not None:
                 progress(min(at + int(share * env.batch), count), count)
 
-        done, took = _play_batch(env, policy, part, to_the_end, tick)
-        trials += done[: count - at]
-        seconds += took
-    return Played(trials, seconds, env.batch, dict(getattr(policy, "facts", {})))
+        trials += _play_batch(env, policy, part, to_the_end, clock, tick)[: count - at]
+    return Played(trials, clock, env.batch, dict(getattr(policy, "facts", {})))
+
+
+def time_alone(env: BatchEnv, policy: Policy, tasks: Tasks) -> Clock:
+    """The time of the first decisions in a batch of one, as whoever acts in one world waits for.
+
+    Args:
+        env: one environment.
+        policy: who acts in it.
+        tasks: played one after the other until there are enough decisions.
+    """
+    clock = Clock()
+    for at in range(len(tasks.seeds)):
+        part = tasks.chosen([at])
+        observation, told = part.begin(env)
+        policy.reset(part.seeds)
+        over = np.zeros(1, bool)
+        while not (over | told["success"]).any():
+            if len(clock.seconds) > CALLS or sum(clock.seconds) > PATIENCE:
+                return clock
+            observation, _, ended, cut, told = env.step(clock.act(policy, observation))
+            over = ended | cut
+    return clock
 
 
 def _play_batch(
@@ -180,25 +226,24 @@ def _play_batch(
     policy: Policy,
     tasks: Tasks,
     to_the_end: bool,
+    clock: Clock,
     tick: Callable[[float], None],
-) -> tuple[list[Trial], list[float]]:
+) -> list[Trial]:
     observation, told = tasks.begin(env)
     policy.reset(tasks.seeds)
-    log, seconds = _Log(tasks.seeds, told), []
-    alive = np.ones(env.batch, bool)
+    log, alive, steps = _Log(tasks.seeds, told), np.ones(env.batch, bool), 0
     while alive.any():
-        start = perf_counter()
-        actions = policy.act(observation)
-        seconds.append(perf_counter() - start)
+        actions = clock.act(policy, observation)
         log.explained(policy.explain() if isinstance(policy, Explains) else None, alive)
         observation, rewards, ended, cut, told = env.step(actions)
         log.step(actions, rewards, told, alive)
         alive = alive & ~(ended | cut)
         if not to_the_end:
             alive &= ~told["success"]
-        tick(len(seconds) / env.budget)
+        steps += 1
+        tick(steps / env.budget)
     tick(1.0)
-    return [log.trial(i) for i in range(env.batch)], seconds
+    return [log.trial(i) for i in range(env.batch)]
 
 
 class _Log:

@@ -31,6 +31,22 @@ def rule_of(told: Told) -> str:
     return text
 
 
+def headline(told: Told) -> str:
+    """What the policies reach, in one sentence: first those that are asked about."""
+    measure = told["measures"][-2] if len(told["measures"]) > 1 else "total"
+    several = {row["policy"] for row in told["rows"] if len(row["checkpoints"]) > 1}
+    rows = [
+        row for row in told["rows"] if len(row["checkpoints"]) != 1 or row["policy"] not in several
+    ]
+    tell, unit = (told_mean, "") if measure == "total" else (told_share, " %")
+    parts = [f"{row['name']} {tell(row[measure])}" for row in sorted(rows, key=_is_beside)]
+    return f"{NAMES[measure].capitalize()}{unit and ','}{unit}: {'; '.join(parts)}."
+
+
+def _is_beside(row: Told) -> bool:
+    return bool(row["beside"])
+
+
 def headings(told: Told) -> list[str]:
     """Of the columns of the table."""
     columns = ["policy"]
@@ -42,7 +58,7 @@ def headings(told: Told) -> list[str]:
             columns.append(f"of the {told['not_solved_by_straight']} hard")
     if len(columns) > 1:
         columns.append("steps to goal")
-    columns += ["return", "ms a decision (95 %)"]
+    columns += ["return", "ms a decision (95 %)", "ms alone (95 %)"]
     return [*columns, "planner"] if _has_facts(told) else columns
 
 
@@ -58,7 +74,7 @@ def cells(told: Told, row: Told) -> list[str]:
     if len(found) > 1:
         found.append(told_steps(row["steps_to_goal"]))
     time = row["decision"]
-    found += [told_mean(row["total"]), f"{number(time['median_ms'])} ({number(time['q95_ms'])})"]
+    found += [told_mean(row["total"]), told_time(time), told_time(time.get("alone"))]
     return [*found, told_facts(row)] if _has_facts(told) else found
 
 
@@ -88,6 +104,16 @@ def told_steps(found: Told | None) -> str:
     if found is None:
         return NONE
     return f"{found['median']:g} ({found['low']:g} to {found['high']:g})"
+
+
+def told_time(found: Told | None) -> str:
+    """The median in milliseconds, and what 95 % of the decisions stay under."""
+    if found is None:
+        return NONE
+    median, high = (
+        number(found[key]) if found[key] >= 1e-3 else "0.00" for key in ("median_ms", "q95_ms")
+    )
+    return f"{median} ({high})"
 
 
 def told_facts(row: Told) -> str:

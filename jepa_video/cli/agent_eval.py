@@ -165,8 +165,9 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     else:
         tasks = Tasks(seeds_of(config.seed, config.episodes, HELD_OUT), eb_tasks())
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
+    one = make_batch(config.env, 1, **asked.settings)
     found = evaluate(
-        env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes")
+        env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one
     )
     told = {
         "env": config.env,
@@ -223,7 +224,10 @@ def _loader(path: str, mode: str, device: str) -> Any:
     from .encoders import named_device
 
     def load(env: Any) -> Any:
-        agent = import_module("jepa_video.agent.agent").Agent
+        try:
+            agent = import_module("jepa_video.agent.agent").Agent
+        except ImportError:
+            raise UserError(f"{path} is no policy that this version can load") from None
         return agent.load(Path(path), env, mode, named_device(device))
 
     return load

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import sys
+import time
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -13,7 +14,17 @@ import pytest
 
 from jepa_video.agent.evaluate import Contestant, evaluate
 from jepa_video.agent.figures import Row, differences, row_figures, share
-from jepa_video.agent.trials import Played, Tasks, Trial, choose_tasks, play_trials, replay
+from jepa_video.agent.trials import (
+    CALLS,
+    Clock,
+    Played,
+    Tasks,
+    Trial,
+    choose_tasks,
+    play_trials,
+    replay,
+    time_alone,
+)
 from jepa_video.cli import main
 from jepa_video.envs import make_batch
 from jepa_video.envs.policies import make_policy
@@ -184,7 +195,8 @@ def made(*lots):
          for i, s in enumerate(lot)]
         for lot in lots
     ]  # fmt: skip
-    return tuple(Played(some, [0.1, 0.2, 0.4], 2) for some in trials)
+    clock = Clock([0.1, 0.2, 0.4], [0.1, 0.1, 0.1])
+    return tuple(Played(some, clock, 2, alone=Clock([3.0, 0.3], [1, 1])) for some in trials)
 
 
 def test_several_seeds_are_pooled_and_keep_their_range():
@@ -198,6 +210,32 @@ def test_several_seeds_are_pooled_and_keep_their_range():
     assert found["success_not_straight"]["hits"] == 2 and found["success_not_straight"]["of"] == 6
     # The first call builds things; a call is for the two environments of a batch.
     assert found["decision"]["median_ms"] == pytest.approx(150.0)
+    assert found["decision"]["busy_ms"] == pytest.approx(50.0)
+    assert found["decision"]["alone"]["median_ms"] == pytest.approx(300.0)
+
+
+class Slow:
+    """Takes 2 ms for a call and 1 ms for each environment of it."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def reset(self, seeds):
+        pass
+
+    def act(self, observation):
+        time.sleep(0.002 + 0.001 * self.env.batch)
+        return np.zeros((self.env.batch, 2))
+
+
+def test_time_in_a_batch_is_shared_and_time_alone_is_not():
+    env, one = make_batch("TwoRooms", 10, budget=20), make_batch("TwoRooms", 1, budget=20)
+    tasks = choose_tasks(env, 10, 0)
+    clock = play_trials(env, Slow(env), tasks).clock
+    assert len(clock.seconds) == 20 and 0.0119 < np.median(clock.seconds) < 0.03
+    assert sum(clock.busy) < 0.5 * sum(clock.seconds)  # it slept
+    alone = time_alone(one, Slow(one), tasks)
+    assert len(alone.seconds) == CALLS + 1 and 0.0029 < np.median(alone.seconds) < 0.01
 
 
 def test_a_difference_is_paired_by_episode():
