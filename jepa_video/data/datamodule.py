@@ -18,7 +18,7 @@ from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler
 from jepa_video.data.split import held_out, standard_splits
 from jepa_video.data.synthetic import SyntheticSettings, ensure_synthetic
-from jepa_video.distributed import rank, world_size
+from jepa_video.distributed import cpu_group, rank, world_size
 from jepa_video.errors import UserError
 
 Split = Literal["train", "val"]
@@ -258,6 +258,7 @@ class VideoDataModule(LightningDataModule):
             workers=self.workers,
             sampler=sampler,
             pin_memory=torch.cuda.is_available(),
+            group=cpu_group(),
         )
 
     def _listings(self) -> dict[str, list[Listing]]:

@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Final
 
+import torch.distributed as dist
 from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jepa_video.data.clips import VideoClips, collate
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.sampler import Key
+from jepa_video.distributed import heard_by_all
 
 _PATIENCE: Final = 10  # files of a batch that may hang before a worker is taken for stopped
 
@@ -22,12 +24,18 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
     What the workers could not read comes with the batch, goes into the ledger here, and stops the
     run where the ledger's limit is passed. A batch of which nothing could be read is left out.
 
+    Ranks that train together do so together: a batch of which one of them has nothing is left out
+    on all, and what one could not read stands in the ledger of all. A rank that went on alone would
+    be a batch ahead of the others for the rest of its epoch, and end it while they wait.
+
     Args:
         clips: the videos.
         ledger: takes the files that fail; the videos' own by default.
         batch_size: clips of a batch.
         workers: loader processes; 0 reads in this one.
         sampler: gives the keys; in order by default.
+        pin_memory: see the DataLoader.
+        group: of the ranks that iterate in step with this one; None where it is alone.
     """
 
     def __init__(
@@ -39,8 +47,10 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
         workers: int = 0,
         sampler: Sampler[Key] | None = None,
         pin_memory: bool = False,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.ledger = clips.unreadable if ledger is None else ledger
+        self.group = group
         if workers:  # each has its own memory for decoded frames: they share the size
             clips = clips.with_cache(clips.cache_mb / workers)
         with warnings.catch_warnings():
@@ -62,10 +72,13 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
         return (batch for batch in map(self._settled, batches) if batch)
 
     def _settled(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch without the files that failed, which go into the ledger."""
-        dropped = batch.pop("dropped", ())
+        """The batch without the files that failed, which go into the ledger; {} is left out."""
+        dropped = list(batch.pop("dropped", ()))
+        empty = not batch
+        if self.group is not None:
+            dropped, empty = heard_by_all(dropped, empty, self.group)
         for path, reason in dropped:
             self.ledger.add(path, reason)
         if dropped:
             self.ledger.enforce()
-        return batch
+        return {} if empty else batch

@@ -1,6 +1,9 @@
 """Files that fail while they are read: batches shrink, the run goes on, and a resume is exact."""
 
 import csv
+import shutil
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from jepa_video.training.run import Run, checkpoints_of, create_run
 from jepa_video.training.stops import EXIT_TERMINATE, RunStopped, StopRequests
 from jepa_video.training.video_jepa import VideoJEPA
 
+ROOT = Path(__file__).parents[2]
 TINY = (
     "--data.size 20 --data.batch_size 2 --data.check none --data.unreadable_limit 1.0 "
     "--model.encoder.frames 4 --model.encoder.image 16 --model.encoder.width 24 "
@@ -88,3 +92,34 @@ def test_a_clip_alone_counts_0_in_what_compares_clips() -> None:
     assert all(logged[name] == 0 for name in compared)
     rest = [v for k, v in logged.items() if k == "energy" or k.startswith("reg/tokens/")]
     torch.testing.assert_close(loss.detach(), torch.stack(rest).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_that_lose_whole_batches_stay_in_step(damaged: Path, tmp_path: Path) -> None:
+    """One clip a process: what fails leaves one of them with nothing, and both leave it out."""
+    words = f"--data.root {damaged} --runs {tmp_path} --name whole {TINY}".split()
+    words += ["--data.batch_size", "1", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    words += ["--checkpoint.every_n_steps", "3", "--checkpoint.keep", "9"]
+
+    def pretrain(*words: str) -> Run:
+        command = [sys.executable, "-m", "jepa_video", "pretrain", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        return Run(tmp_path / "whole")
+
+    whole = pretrain(*words)
+    metrics, kept = whole.metrics.read_bytes(), tmp_path / "kept.ckpt"
+    checkpoint, *_, third = checkpoints_of(whole)
+    assert len(metrics.splitlines()) == 9
+    assert len(whole.unreadable.read_text().splitlines()) == 3, "of both processes"
+    shutil.copy(checkpoint, kept)
+    for path in checkpoints_of(whole):
+        if path != third:
+            path.unlink()
+    (whole.path / "summary.json").unlink()
+    again = pretrain("--resume", str(whole.path))
+    assert again.metrics.read_bytes() == metrics
+    one, other = (torch.load(p, weights_only=True) for p in (kept, checkpoints_of(again)[0]))
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
