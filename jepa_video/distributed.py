@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -77,8 +77,7 @@ def cpu_group() -> dist.ProcessGroup | None:
         return None
     if dist.get_backend() == "gloo":
         return dist.group.WORLD
-    group: dist.ProcessGroup = dist.new_group(backend="gloo")
-    return group
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
 
 def heard_by_all(own: list[T], flag: bool, group: dist.ProcessGroup) -> tuple[list[T], bool]:
