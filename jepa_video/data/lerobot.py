@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +32,8 @@ from jepa_video.errors import UserError
 OWN: Final = "jepa_video"  # the key of info.json under which our folders tell of the environment
 VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
 _VISUAL: Final = ("video", "image")
-_EPISODE: Final = re.compile(r"episode_(\d+)$")
+_PATIENCE: Final = 60.0  # seconds that a reading may take; a decoder that hangs costs an episode
+_AT_ONCE: Final = 2**27  # bytes of frames in one reading
 
 
 @dataclass(frozen=True)
@@ -138,17 +138,27 @@ class Dataset:
             if kinds.get(name, "string") not in (*_VISUAL, "string")
         }
 
-    def frames(self, entry: Entry) -> Frames:
-        """The pictures of one episode, uint8 `n H W 3`.
+    def frames(self, entry: Entry) -> Iterator[Frames]:
+        """The pictures of one episode, uint8 `k H W 3`, some at a time.
 
         Raises:
             DecodeError: they cannot be read.
         """
-        if entry.video is not None:
+        if entry.video is None:
+            yield self._pictures(entry)
+            return
+        height, width = self.picture
+        some = max(_AT_ONCE // (height * width * 3), 1)
+        end = entry.first + entry.length
+        for first in range(entry.first, end, some):
+            places = range(first, min(first + some, end))
             try:
-                return read_clip(entry.video, range(entry.first, entry.first + entry.length))
+                yield read_clip(entry.video, places, timeout=_PATIENCE)
             except IndexError as error:
                 raise DecodeError(entry.video, f"too short: {error}") from None
+
+    def _pictures(self, entry: Entry) -> Frames:
+        """Those that lie in the parquet file."""
         cells = self._table(entry)[self.image].to_pylist()
         try:
             pictures = [Image.open(io.BytesIO(cell["bytes"])).convert("RGB") for cell in cells]

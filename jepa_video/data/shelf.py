@@ -152,15 +152,18 @@ def _fill(
     lengths, failed, rows = [], {}, []
     with (draft / "frames.u8").open("wb") as file:
         for place, entry in enumerate(entries):
+            begin = file.tell()
             try:
-                frames, mine = data.frames(entry), data.rows(entry)
+                mine = data.rows(entry)
+                for frames in data.frames(entry):
+                    file.write(_sized(frames, size).tobytes())
             except DecodeError as error:
                 failed[place] = (error.path, error.reason)
                 lengths.append(0)
+                file.truncate(file.seek(begin))
             else:
-                file.write(_sized(frames, size).tobytes())
                 rows.append(mine)
-                lengths.append(len(frames))
+                lengths.append(entry.length)
             progress(place + 1)
     names = set.intersection(*(set(mine) for mine in rows)) if rows else set()
     joined: dict[str, Any] = {

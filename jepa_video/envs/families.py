@@ -33,10 +33,11 @@ _MODULE: Final = {
     "atari": "ale_py",
 }
 _PREFIX: Final = {"swm": "swm/", "atari": "ALE/"}
-# Where an episode's end says whether it was solved; elsewhere only the info can (`is_success`).
+# Where a step's end or its reward says whether it is solved; else only the info can (`is_success`).
 SOLVED: Final[dict[str, Solved]] = {
     "minigrid": lambda ended, reward: ended and reward > 0,
     "swm": lambda ended, reward: ended,
+    "dmc": lambda ended, reward: reward >= 1 - 1e-6,  # its rewards end at 1, within the target
 }
 
 
@@ -61,9 +62,9 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
     if family == "atari":
         gymnasium.register_envs(module)
     drawn = {"width": size, "height": size} if family == "mujoco" else {}
+    full = _PREFIX.get(family, "") + name
     try:
-        full = _PREFIX.get(family, "") + name
-        return gymnasium.make(full, render_mode="rgb_array", disable_env_checker=True, **drawn)
+        made = gymnasium.make(full, render_mode="rgb_array", disable_env_checker=True, **drawn)
     except gymnasium.error.DependencyNotInstalled as error:
         told = " ".join(str(error).split())
         raise UserError(f"{family}/{name}: {told}; pip install 'jepa-video[{family}]'") from None
@@ -72,6 +73,10 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.Error as error:
         told = " ".join(str(error).split())
         raise UserError(f"there is no environment {family}/{name}: {told}") from None
+    if family == "mujoco":  # its camera looks for good at where things are at the first picture
+        made.reset(seed=0)
+        made.render()
+    return made
 
 
 def _missing(family: str, name: str, error: ImportError) -> UserError:

@@ -8,6 +8,8 @@ They are stepped one after the other; what they cost is what they cost alone.
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,6 +92,8 @@ class Wrapped(BatchEnv):
         self._success, self._over = np.zeros((2, self.batch), bool)
         self._ended, self._time = np.zeros(self.batch, bool), np.zeros(self.batch, np.int64)
         self._see((size, size), known is not None)
+        # At the end of the process while what draws is still there; MuJoCo says so otherwise.
+        atexit.register(_close, weakref.ref(self))
 
     def reset(
         self,
@@ -125,9 +129,11 @@ class Wrapped(BatchEnv):
         return tuple(self._pixels.copy())
 
     def close(self, **kwargs: Any) -> None:
-        """Close all of them."""
-        for env in self.envs:
-            env.close()
+        """Close all of them; a second time nothing happens."""
+        if not self.closed:
+            self.closed = True
+            for env in self.envs:
+                env.close()
 
     def _one(self, i: int, action: Array) -> tuple[float, bool]:
         total, cut = 0.0, False
@@ -189,6 +195,12 @@ class Wrapped(BatchEnv):
             return int(action) + self._start
         share = (action.reshape(self._low.shape) + 1) / 2
         return (self._low + share * (self._high - self._low)).astype(self._kind)
+
+
+def _close(alive: weakref.ref[Wrapped]) -> None:
+    batch = alive()
+    if batch is not None:
+        batch.close()
 
 
 def wrap_family(

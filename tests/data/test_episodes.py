@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from jepa_video.agent.collect import collect
-from jepa_video.data import shelf
+from jepa_video.data import lerobot, shelf
 from jepa_video.data.datamodule import VideoDataModule
 from jepa_video.data.encode import lossless, write_video
 from jepa_video.data.episode_module import EpisodeDataModule
@@ -154,8 +154,12 @@ def test_an_episode_read_is_the_episode_played(rooms: Path) -> None:
     assert (facts.size, facts.fps, facts.state_size) == (64, 10, 2)
 
 
+@pytest.mark.parametrize("at_once", [2**27, 3 * 32 * 40 * 5])
 @pytest.mark.parametrize("write", [lerobot_v2, lerobot_v3])
-def test_lerobot_folders_are_read_as_they_are(write: Any, tmp_path: Path) -> None:
+def test_lerobot_folders_are_read_as_they_are(
+    write: Any, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lerobot, "_AT_ONCE", at_once)  # whole episodes, or five frames
     episodes = EpisodeSet(write(tmp_path))
     assert [len(episodes.episode(i).frames) for i in range(3)] == list(LENGTHS)
     low, high = np.full(3, np.inf), np.full(3, -np.inf)

@@ -19,6 +19,7 @@ FAMILIES = [
     ("gym/CartPole-v1", "pygame", 4),
     ("minigrid/MiniGrid-Empty-8x8-v0", "minigrid", 3),
     ("dmc/cartpole-swingup", "dm_control", 5),
+    ("dmc/reacher-easy", "dm_control", 6),
     ("mujoco/Reacher-v5", "mujoco", 10),
     ("swm/PushT-v1", "stable_worldmodel", 7),
     ("swm/TwoRoom-v1", "stable_worldmodel", None),
