@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +29,7 @@ FPS: Final = 10
 HOLD: Final = 10  # pictures at the end of the film
 LINE: Final = 20  # pixels of a line of words
 LEFT: Final = 120
+LETTERS: Final = 16  # that stand beside each other there
 GAP: Final = 6
 GRID: Final = 3  # frames across and down where ways cannot be drawn
 INK, SOFT, PAPER = (233, 234, 236), (163, 169, 177), (21, 23, 26)
@@ -282,18 +285,23 @@ def _width(scene: Scene) -> int:
     return int(scene.frames[0].shape[1]) * scene.scale
 
 
+@cache
+def _font() -> Any:
+    return ImageFont.load_default(12)
+
+
 def _words(text: str, width: int, colour: tuple[int, int, int] = INK) -> Array:
     image = Image.new("RGB", (width, LINE), PAPER)
-    ImageDraw.Draw(image).text((4, 3), text, fill=colour, font=ImageFont.load_default(12))
+    ImageDraw.Draw(image).text((4, 3), text, fill=colour, font=_font())
     return np.asarray(image)
 
 
 def _name(text: str, height: int) -> Array:
     """The name of a line of the sheet, at its left."""
     image = Image.new("RGB", (LEFT, height), PAPER)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    for number, word in enumerate(text.split()):
-        draw.text((6, 6 + 17 * number), word, fill=INK, font=font)
+    draw = ImageDraw.Draw(image)
+    for number, word in enumerate(wrap(text, LETTERS)):
+        draw.text((6, 6 + 17 * number), word, fill=INK, font=_font())
     return np.asarray(image)
 
 

@@ -20,6 +20,7 @@ def rule_of(told: Told) -> str:
     eb, budget = told["tasks"] == "eb", told["settings"]["budget"]
     which = "tasks of EB-JEPA" if eb else f"held-out episodes (seed {told['seed']})"
     ends = f"{budget} steps" if told["to_the_end"] else f"until solved or {budget} steps are over"
+    ends = f"at most {budget} steps" if told["measures"] == ["total"] else ends
     text = f"{told['env']}: {told['episodes']} {which}, {ends}"
     text += f" ({own})" if own else ""
     replaced = told["solved_at_start_replaced"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "seed": config.seed,
         "tasks": config.tasks or "held-out seeds",
         "to_the_end": to_the_end,
-        "command": " ".join(["jepa-video agent eval", *words]),
+        "command": shlex.join(["jepa-video", "agent", "eval", *words]),
     }
     summary, paths = write_evaluation(
         out, told, found, lambda count: make_batch(config.env, count, **asked.settings)

@@ -5,13 +5,14 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 
+from jepa_video.agent.eval_pictures import choose_shown
 from jepa_video.agent.evaluate import Contestant, evaluate
 from jepa_video.agent.figures import Row, differences, row_figures, share
 from jepa_video.agent.trials import (
@@ -27,6 +28,7 @@ from jepa_video.agent.trials import (
 )
 from jepa_video.cli import main
 from jepa_video.envs import make_batch
+from jepa_video.envs.point import NEAR
 from jepa_video.envs.policies import make_policy
 from jepa_video.envs.rollout import HELD_OUT, seeds_of
 from jepa_video.envs.two_rooms import eb_tasks
@@ -158,6 +160,13 @@ def test_an_episode_ends_at_its_first_success_unless_it_is_to_be_played_to_the_e
     long = played("Pendulum", "scripted", 2, 2, to_the_end=True).trials
     assert [t.reached for t in short] == [t.reached for t in long] == [t.steps for t in short]
     assert {t.steps for t in long} == {200}
+
+
+def test_who_walks_on_was_there_at_some_time_and_not_at_the_end():
+    trials = played("TwoRooms", "explore", 40, 40, to_the_end=True).trials
+    left = [t for t in trials if t.success and not t.at_end]
+    assert left and all(np.linalg.norm(t.states[-1] - t.goal) >= NEAR for t in left)
+    assert all(np.linalg.norm(t.states[t.reached] - t.goal) < NEAR for t in left)
 
 
 def test_taking_the_actions_again_gives_the_same_states_and_frames():
@@ -340,6 +349,22 @@ def test_the_command_writes_all_files(tmp_path, agents, capsys):
     assert "mode1, 2 seeds" in capsys.readouterr().out
 
 
+def test_the_command_plays_by_eb_jepas_rule(tmp_path):
+    words = ["--env", "TwoRooms", "--tasks", "eb", "--policy", "straight", "--beside", "none"]
+    assert main(["agent", "eval", *words, "--out", str(tmp_path)]) == 0
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert told["settings"]["collision"] == "bounce" and told["settings"]["budget"] == 200
+    assert told["to_the_end"] and told["rows"][0]["at_end"]["hits"] == 9
+
+
+def test_pictures_show_failures_first_or_go_from_the_lowest_return_to_the_highest():
+    row = Row("one", "mode2", made([True, True, False, True, False, True, True, False, False]))
+    assert choose_shown(row, True, 6) == [2, 4, 7, 0, 1, 3]
+    assert choose_shown(Row("one", "mode2", made([True] * 5 + [False])), True, 4) == [5, 0, 1, 2]
+    trials = [replace(row.played[0].trials[0], total=total) for total in (3.0, -1.0, 2.0, 9.0)]
+    assert choose_shown(Row("one", "mode2", (Played(trials, Clock(), 1),)), False, 3) == [1, 0, 3]
+
+
 def test_without_success_there_is_the_return(tmp_path, monkeypatch):
     from jepa_video.envs.swing import Pendulum
 
@@ -347,6 +372,7 @@ def test_without_success_there_is_the_return(tmp_path, monkeypatch):
     words = ["--env", "Pendulum", "--episodes", "3", "--budget", "9", "--beside", "random,straight"]
     assert main(["agent", "eval", *words, "--out", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "summary.json").read_text())
+    assert told["to_the_end"]  # a rod is to be held, not to come by
     assert told["measures"] == ["total"] and all(row["total"]["value"] < 0 for row in told["rows"])
     assert {gap["measure"] for gap in told["differences"]} == {"total"}
 
