@@ -301,6 +301,22 @@ def test_a_file_that_fails_is_listed_and_left_out(encoder, tmp_path):
     assert figures(summary)["event"]["held_out_videos"] == 20
 
 
+@pytest.mark.slow
+def test_a_file_that_fails_on_another_rank_is_listed_too(encoder, tmp_path):
+    """Chunks go to the ranks in turn, and the second has that of videos 4 to 7."""
+    videos = write_set(tmp_path / "set")
+    (videos / "videos" / "val" / "000005.mp4").write_bytes(b"no video")
+    words = ["--data.root", str(videos), "--features.cache", str(tmp_path / "cache")]
+    words += ["--out", str(tmp_path / "out"), "--trainer.devices", "2"]
+    words += ["--probe.probes", "[linear]", "--data.labels", "[event]"]
+    command = [sys.executable, "-m", "jepa_video", "probe", str(encoder), *QUICK, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [Path(row[0]).name for row in summary["unreadable"]] == ["000005.mp4"]
+    assert figures(summary)["event"]["held_out_videos"] == 20
+
+
 def test_crops_go_from_left_to_right():
     video = torch.zeros(1, 2, 3, 10, 10, dtype=torch.uint8)
     video[..., 4] = 255

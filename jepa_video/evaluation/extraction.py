@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..data.clips import ClipSettings, Dropped, Item, VideoClips
 from ..data.transforms import centre, normalise
+from ..distributed import cpu_group, heard_by_all
 from ..errors import UserError
 from ..models.encoder import VideoEncoder
 from .baselines import motion_grid, pixel_statistics
@@ -215,7 +216,7 @@ class Extractor(LightningModule):
         told: called on every rank with the clips that are done and to do there.
 
     Attributes:
-        failed: files that this rank could not read, with the reason.
+        failed: files that could not be read, with the reason; at the end those of all ranks.
     """
 
     def __init__(
@@ -316,6 +317,8 @@ class Extractor(LightningModule):
             array.flush()  # type: ignore[attr-defined]
             read.flush()  # type: ignore[attr-defined]
         self._arrays.clear()
+        if (group := cpu_group()) is not None:
+            self.failed = dict(heard_by_all(list(self.failed.items()), False, group)[0])
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
             for task, drafts in zip(self.tasks, self._drafts, strict=True):
