@@ -59,6 +59,27 @@ def test_import_and_help_load_nothing_heavy() -> None:
         assert loaded.endswith("loaded []\n"), line
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_learn_to_give_cores_away_before_torch_starts_them(
+    given: dict[str, str], spins: str | None
+) -> None:
+    code = """
+import os, sys
+from jepa_video import cli
+cli._run = lambda *_: print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules) or 0
+cli.main(["pretrain"])
+"""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=kept | given, capture_output=True, text=True
+    )
+    assert done.stdout == f"{spins} False\n"
+
+
 @pytest.mark.parametrize("name", jepa_video.__all__)
 def test_public_names_are_there(name: str) -> None:
     assert getattr(jepa_video, name) is not None
