@@ -56,6 +56,11 @@ def draw_futures(
         "fitted on other clips and has no part in training. Where one blurred answer stands below "
         "all ways, the model averages over them."
     )
+    if module.encoder.config.get("background"):
+        caption += (
+            " What is told has no background of its own: the encoder takes the mean picture off "
+            "every frame, so no state holds it."
+        )
     return [Plate("Futures at the fork", caption, tuple(rows))]
 
 

@@ -43,9 +43,11 @@ def data(tmp_path_factory):
         yield made
 
 
-def model(latent=NoLatent):
+def model(latent=NoLatent, background=0.0):
     torch.manual_seed(0)
-    encoder = partial(VideoViT, frames=8, image=32, width=24, depth=1, heads=2)
+    encoder = partial(
+        VideoViT, frames=8, image=32, width=24, depth=1, heads=2, background=background
+    )
     return VideoJEPA(encoder=encoder, latent=latent, distance="l2").eval()
 
 
@@ -115,9 +117,12 @@ def test_figures_of_a_latent_and_of_none(data, latent):
     assert 0 <= with_z["ways_covered"] <= 1 and plain["parameters"] > 0
 
 
-def test_the_picture_shows_every_way(data, tmp_path):
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_the_picture_shows_every_way(data, tmp_path, background):
+    module = model(GaussianLatent, background)
     with torch.no_grad():
-        (plate,) = draw_futures(model(GaussianLatent), data, torch.device("cpu"), tmp_path)
+        (plate,) = draw_futures(module, data, torch.device("cpu"), tmp_path)
+    assert ("no background of its own" in plate.caption) == bool(background)
     assert len(plate.rows) == 3
     for row in plate.rows:
         for picture in row:
