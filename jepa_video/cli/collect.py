@@ -91,12 +91,18 @@ def _collect(config: Any, settings: dict[str, Any]) -> None:
     say(f"{out}: {found.episodes} episodes of {found.frames} frames, {found.new} new{rate}")
     for policy, share in found.success.items():
         say(f"  {policy}: {share:.1%} solved")
-    for line in _next(config.env, shlex.quote(config.out)):
+    for line in _next(config.env, shlex.quote(config.out), settings):
         say(f"  {line}")
 
 
-def _next(env: str, out: str) -> list[str]:
-    """What to do with the folder: an encoder from it, a world model, and what policies reach."""
+def _next(env: str, out: str, settings: dict[str, Any]) -> list[str]:
+    """What to do with the folder: train an encoder on it, and see what policies reach."""
+    from ..envs.registry import all_settings
+
+    size = settings.get("size", 64)
+    usual = all_settings(env, {})
+    own = [f" --{name} {value}" for name, value in settings.items() if value != usual[name]]
     return [
-        f"jepa-video pretrain --data.root {out} --data.size 64 --model.encoder.image 64",
+        f"jepa-video pretrain --data.root {out} --data.size {size} --model.encoder.image {size}",
+        f"jepa-video agent eval --env {env}{''.join(own)}",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Sampler
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jepa_video.data.episodes import EpisodeSet, Facts, Windows
+from jepa_video.data.loader import ExactLoader
 from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler, Key
 from jepa_video.distributed import rank, world_size
@@ -89,7 +88,7 @@ class EpisodeDataModule(LightningDataModule):
         """What a world model has to know of the episodes."""
         return self.train.facts
 
-    def train_dataloader(self) -> WindowLoader:
+    def train_dataloader(self) -> ExactLoader:
         """Shuffled, in equal parts for the ranks, with a position that is stored."""
         windows = Windows(self.train, self.frames)
         world = world_size()
@@ -97,46 +96,30 @@ class EpisodeDataModule(LightningDataModule):
             raise UserError(f"{len(windows)} training windows are too few for {world} processes")
         batch = self.batch_size if len(windows) >= world * self.batch_size else 1
         sampler = ClipSampler([len(windows)], rank=rank(), world=world, batch=batch, seed=self.seed)
-        return WindowLoader(windows, self.batch_size, sampler, self.workers)
+        return self._loader(windows, sampler)
 
-    def val_dataloader(self) -> WindowLoader | list[Any]:
+    def val_dataloader(self) -> ExactLoader | list[Any]:
         """Held-out windows, one after the other; empty where nothing is held out."""
         if not len(self.val):
             return []
         windows = Windows(self.val, self.frames, step=self.frames - 1)
         sampler = ClipSampler([len(windows)], shuffle=False, rank=rank(), world=world_size())
-        return WindowLoader(windows, self.batch_size, sampler, self.workers)
+        return self._loader(windows, sampler)
+
+    def _loader(self, windows: Windows, sampler: Sampler[Key]) -> ExactLoader:
+        return ExactLoader(
+            windows,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            workers=self.workers,
+            collate=_as_gathered,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def _opened(self) -> tuple[EpisodeSet, EpisodeSet]:
         self.setup()
         assert self._sides is not None
         return self._sides
-
-
-class WindowLoader(StatefulDataLoader):  # type: ignore[misc]
-    """A StatefulDataLoader of windows: `state_dict()` in the middle of an epoch, exact resume.
-
-    Args:
-        windows: gather a whole batch at once.
-        batch_size: windows of a batch.
-        sampler: gives the keys.
-        workers: loader processes.
-    """
-
-    def __init__(
-        self, windows: Windows, batch_size: int, sampler: Sampler[Key], workers: int = 0
-    ) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's own affair
-            super().__init__(
-                windows,
-                batch_size=batch_size,
-                sampler=sampler,
-                num_workers=workers,
-                collate_fn=_as_gathered,
-                pin_memory=torch.cuda.is_available(),
-                persistent_workers=workers > 0,
-            )
 
 
 def _as_gathered(batch: Sequence[Any] | dict[str, Tensor]) -> Any:

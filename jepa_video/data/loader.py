@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch.distributed as dist
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from jepa_video.data.clips import VideoClips, collate
@@ -18,8 +18,45 @@ from jepa_video.distributed import heard_by_all
 _PATIENCE: Final = 10  # files of a batch that may hang before a worker is taken for stopped
 
 
-class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
-    """A StatefulDataLoader of clips: `state_dict()` in the middle of an epoch, exact resume.
+class ExactLoader(StatefulDataLoader):  # type: ignore[misc]
+    """A StatefulDataLoader: `state_dict()` in the middle of an epoch, exact resume.
+
+    Args:
+        dataset: what is asked for the sampler's keys.
+        batch_size: items of a batch.
+        sampler: gives the keys; in order by default.
+        workers: loader processes; 0 reads in this one.
+        collate: a batch from its items.
+        pin_memory, timeout: see the DataLoader.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        sampler: Sampler[Key] | None,
+        workers: int,
+        collate: Callable[[Any], Any],
+        pin_memory: bool,
+        timeout: float = 0,
+    ) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's own affair
+            super().__init__(
+                dataset,
+                batch_size=batch_size,
+                sampler=sampler,
+                num_workers=workers,
+                collate_fn=collate,
+                pin_memory=pin_memory,
+                persistent_workers=workers > 0,
+                timeout=timeout,
+            )
+
+
+class ClipLoader(ExactLoader):
+    """The loader of clips.
 
     What the workers could not read comes with the batch, goes into the ledger here, and stops the
     run where the ledger's limit is passed. A batch of which nothing could be read is left out.
@@ -53,19 +90,16 @@ class ClipLoader(StatefulDataLoader):  # type: ignore[misc]
         self.group = group
         if workers:  # each has its own memory for decoded frames: they share the size
             clips = clips.with_cache(clips.cache_mb / workers)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's own affair
-            super().__init__(
-                clips,
-                batch_size=batch_size,
-                sampler=sampler,
-                num_workers=workers,
-                collate_fn=collate,
-                pin_memory=pin_memory,
-                persistent_workers=workers > 0,
-                # Reading gives up on a file by itself; this is for a worker that stopped.
-                timeout=60 + _PATIENCE * clips.timeout if workers else 0,
-            )
+        super().__init__(
+            clips,
+            batch_size=batch_size,
+            sampler=sampler,
+            workers=workers,
+            collate=collate,
+            pin_memory=pin_memory,
+            # Reading gives up on a file by itself; this is for a worker that stopped.
+            timeout=60 + _PATIENCE * clips.timeout if workers else 0,
+        )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = super().__iter__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from ctypes.util import find_library
 from importlib import import_module
@@ -54,7 +55,9 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
     """
     _choose_screen(family)
     try:
-        module = import_module(_MODULE[family])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "ale-py not found")  # stable-worldmodel, of another
+            module = import_module(_MODULE[family])
     except ImportError as error:
         raise _missing(family, name, error) from None
     if family == "dmc":

@@ -83,7 +83,7 @@ class Wrapped(BatchEnv):
         super().__init__(self._scaled_space(first.action_space), len(self.envs), budget, pace)
         seen, told = first.reset(seed=0)
         self._pixels = np.zeros((self.batch, size, size, 3), np.uint8)
-        self._state = np.zeros((self.batch, len(state_of(first, seen))), np.float32)
+        self._state = np.zeros((self.batch, len(state_of(first, seen, told))), np.float32)
         known = self._goal_of(first, told)
         self._goal = None if known is None else np.zeros_like(self._pixels)
         self.tells_success = known is not None or solved is not None
@@ -109,7 +109,7 @@ class Wrapped(BatchEnv):
             goal = self._goal_of(self.envs[i], told)
             if goal is not None and self._goal is not None:
                 self._goal[i], self._goal_state[i] = goal
-            self._look(i, seen)
+            self._look(i, seen, told)
             self._success[i] = self._over[i] = self._ended[i] = False
             self._time[i] = 0
         return self._observe(fresh), self._told()
@@ -147,12 +147,12 @@ class Wrapped(BatchEnv):
             if ended or cut:
                 self._ended[i], self._over[i] = ended, True
                 break
-        self._look(i, seen)
+        self._look(i, seen, told)
         return total, bool(cut)
 
-    def _look(self, i: int, seen: Any) -> None:
+    def _look(self, i: int, seen: Any, told: dict[str, Any]) -> None:
         self._pixels[i] = square(self.envs[i].render(), self.size)
-        self._state[i] = state_of(self.envs[i], seen)
+        self._state[i] = state_of(self.envs[i], seen, told)
 
     def _observe(self, fresh: Array | None = None) -> Observation:
         seen = {"pixels": self._stacked(self._pixels.copy(), fresh)}
@@ -168,10 +168,14 @@ class Wrapped(BatchEnv):
         return {**told, "goal_state": goal, "distance": gap}
 
     def _goal_of(self, env: Env, told: dict[str, Any]) -> tuple[Array, Array] | None:
+        picture: Any
+        state: Any
         if self.goal_of is not None:
             picture, state = self.goal_of(env)
         else:
-            picture, state = told.get("goal"), told.get("goal_state", np.zeros(0))  # type: ignore[assignment]
+            own: Any = env.unwrapped  # where stable-worldmodel's rooms keep theirs
+            picture = told.get("goal", getattr(own, "_target_img", None))
+            state = told.get("goal_state", np.zeros(0))
             if picture is None or np.ndim(picture) != 3:
                 return None
             picture = _channels_last(np.asarray(picture))
@@ -234,14 +238,16 @@ def square(picture: Any, size: int) -> Array:
     return np.asarray(Image.fromarray(drawn).resize((size, size), Image.Resampling.BOX))
 
 
-def state_of(env: Env, seen: Any) -> Array:
+def state_of(env: Env, seen: Any, told: dict[str, Any]) -> Array:
     """The numbers that say where an environment is, float32 `S`; none where it does not tell.
 
-    Vectors that are observed; `state` alone where a dictionary has one; else the environment's own
-    `state`; a grid's place and direction.
+    `state` of the info; else vectors that are observed, `state` alone where a dictionary has one;
+    else the environment's own `state`; a grid's place and direction.
     """
     own: Any = env.unwrapped
-    if isinstance(seen, dict):
+    if _is_vector(told.get("state")):
+        parts = [told["state"]]
+    elif isinstance(seen, dict):
         kept = {"state": seen["state"]} if "state" in seen else seen
         parts = [np.ravel(x) for _, x in sorted(kept.items()) if _is_vector(x)]
     else:

@@ -16,6 +16,7 @@ import pytest
 from jepa_video.agent import recording
 from jepa_video.agent.collect import collect
 from jepa_video.cli import main
+from jepa_video.cli.options import build_parser, parse
 from jepa_video.data.datamodule import VideoDataModule
 from jepa_video.data.decode import has_decord, read_clip
 from jepa_video.data.lerobot import Dataset, Entry, episode_rows
@@ -138,7 +139,10 @@ def test_another_policy_adds_its_own(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "3", "--policy", "scripted"]) == 0
     assert main([*words, "3", "--policy", "random"]) == 0
     told = capsys.readouterr().out
-    assert "6 episodes of 114 frames, 1 new" in told and f"--data.root {tmp_path}" in told
+    assert "6 episodes of 114 frames, 1 new" in told
+    assert "jepa-video agent eval --env TwoRooms --budget 18\n" in told
+    (pretrain,) = {line for line in told.splitlines() if f"--data.root {tmp_path} " in line}
+    assert parse(build_parser(), pretrain.split()[2:]).data.size == 64
     rows = episode_rows(tmp_path)
     order = [("random", 0), ("random", 1), ("scripted", 0), ("scripted", 1), ("scripted", 2)]
     assert [(row["policy"], row["number"]) for row in rows] == [*order, ("random", 2)]

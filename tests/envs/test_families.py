@@ -22,7 +22,7 @@ FAMILIES = [
     ("dmc/reacher-easy", "dm_control", 6),
     ("mujoco/Reacher-v5", "mujoco", 10),
     ("swm/PushT-v1", "stable_worldmodel", 7),
-    ("swm/TwoRoom-v1", "stable_worldmodel", None),
+    ("swm/TwoRoom-v1", "stable_worldmodel", 2),
     ("atari/Breakout-v5", "ale_py", 0),
 ]
 
@@ -93,7 +93,7 @@ def test_a_family_s_environment_keeps_the_contract(id, module, states):
     first, again = (play(env, policy, seeds) for seeds in ([5, 6], [6, 5]))
     assert first[0].frames.shape[1:] == (64, 64, 3) and first[0].frames.dtype == np.uint8
     assert first[0].frames.max() > first[0].frames.min()
-    assert states is None or first[0].states.shape[1] == states
+    assert first[0].states.shape[1] == states
     assert (first[0].states == again[1].states).all()
     assert (first[0].frames == again[1].frames).all()
     with pytest.raises(UserError, match="takes actions of shape"):
@@ -113,6 +113,32 @@ def test_a_scaled_pendulum_of_gymnasium_is_ours():
         assert reward == pytest.approx(ours_reward, abs=1e-4)
         angle = told["state"][0]
         assert info["state"][:2] == pytest.approx([np.cos(angle), np.sin(angle)], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["PushT-v1", "TwoRoom-v1"])
+def test_goals_of_stable_worldmodel_are_pictures_of_goal_states(name):
+    pytest.importorskip("stable_worldmodel", reason="stable_worldmodel is not installed")
+    env = make_batch(f"swm/{name}", 2, budget=4)
+    seen, told = env.reset(seed=[1, 2])
+    assert seen["goal"].shape == seen["pixels"].shape and told["goal_state"].shape[1] > 1
+    assert (seen["goal"][0] != seen["goal"][1]).any() and (seen["goal"] != seen["pixels"]).any()
+    assert told["distance"] == pytest.approx(
+        np.linalg.norm(told["goal_state"] - told["state"], axis=1)
+    )
+    assert not told["success"].any()
+    env.close()
+
+
+def test_a_task_of_deepmind_s_suite_is_solved_within_its_target():
+    pytest.importorskip("dm_control", reason="dm_control is not installed")
+    env = make_batch("dmc/reacher-easy", 1, budget=4)
+    env.reset(seed=[1])
+    physics = env.envs[0].control.physics
+    for target, inside in (("finger", True), ("root", False)):
+        physics.named.model.geom_pos["target", :2] = physics.named.data.geom_xpos[target, :2]
+        _, rewards, _, _, told = env.step(np.zeros((1, 2)))
+        assert told["success"].tolist() == [inside] and rewards.tolist() == [inside]
+    env.close()
 
 
 @pytest.mark.parametrize(
