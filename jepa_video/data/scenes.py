@@ -58,6 +58,8 @@ class SyntheticSettings:
         turn: range of the time of the event, as shares of the video.
         spread: side of the central square in which events take place, as a share of the picture.
         contrast: range of the distance in colour (0..1) between a shape and the mean background.
+        colours: how far the colours of background and things vary between videos, as a share of
+            the default; at 0 they are light grey on grey in every video.
         texture: standard deviation of the background texture (0..1).
         lighter: share of the things that are lighter than the background; the rest is darker.
         radius: range of the size of shapes and distractors, pixels at 64 x 64.
@@ -80,6 +82,7 @@ class SyntheticSettings:
     turn: tuple[float, float] = (13 / 23, 17 / 23)  # the middle clip sees more before than after
     spread: float = 1.0
     contrast: tuple[float, float] = (0.35, 0.6)
+    colours: float = 1.0
     texture: float = 0.04
     radius: tuple[float, float] = (8.0, 10.0)
     lighter: float = 1.0
@@ -194,7 +197,8 @@ def _scene(
     """Background `T S S 3` and, in the order of painting, distractors, props, shapes, props."""
     rng = np.random.default_rng([settings.seed, SPLITS[split], 1, index])
     unit = settings.size / 64
-    base = rng.uniform(0.35, 0.65, 3).astype(np.float32)
+    vary = 0.15 * settings.colours
+    base = rng.uniform(0.5 - vary, 0.5 + vary, 3).astype(np.float32)
     heading = rng.uniform(0, 2 * np.pi)
     camera = unit * settings.pan * np.sqrt(rng.uniform()) * _towards(heading)
     pan = (np.arange(settings.frames)[:, None] * camera).astype(np.float32)
@@ -220,7 +224,7 @@ def _skin(
 ) -> tuple[Floats, Waves]:
     """A mean colour at the drawn contrast to the background, lighter or darker, and a texture."""
     lighter = 1.0 if rng.uniform() < settings.lighter else -1.0
-    colour = lighter + 0.6 * rng.normal(size=3)
+    colour = lighter + 0.6 * settings.colours * rng.normal(size=3)
     colour *= rng.uniform(*settings.contrast) / np.linalg.norm(colour) * np.sqrt(3) / 2
     unit = settings.size / 64
     grain = Waves.draw(rng, 3, (4 * unit, 9 * unit), 0.06, channels=1)

@@ -343,3 +343,12 @@ def test_a_narrow_spread_keeps_events_in_the_middle():
         assert far < most and (spread < 1 or far > 9.0)
     with pytest.raises(UserError, match="spread must be from 0 to 1"):
         SyntheticSettings(spread=2.0)
+
+
+def test_without_colours_every_video_is_grey_on_the_same_grey():
+    for settings, grey in ((replace(CLEAN, colours=0.0), True), (CLEAN, False)):
+        frames = [render(settings, labels(), "train", i).astype(float) for i in range(6)]
+        grounds = np.stack([np.median(video, axis=(0, 1, 2)) for video in frames])
+        things = np.stack([video[visible(video)].mean(axis=0) for video in frames])
+        assert (np.ptp(grounds, axis=0).max() == 0) == grey
+        assert (np.ptp(things, axis=1).max() < 1) == grey
