@@ -104,7 +104,7 @@ class _Memory:
     """
 
     def __init__(self, name: str) -> None:
-        digest = hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+        digest = hashlib.blake2b(os.fsencode(name), digest_size=12).hexdigest()
         self.file = cache_folder() / "checks" / f"{digest}.json"
         self._new = 0
         self._entries: dict[str, dict[str, Any]] = {}

@@ -67,6 +67,8 @@ def _outside(path: str) -> None:
         raise DecodeError(path, "missing")
     if os.path.isdir(path):
         raise DecodeError(path, "not a video (a folder)")
+    if not os.path.isfile(path):  # see `identity`
+        raise DecodeError(path, "not a video (no regular file)")
     try:
         with open(path, "rb") as file:
             head = file.read(1024)

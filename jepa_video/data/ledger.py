@@ -74,5 +74,5 @@ class Ledger:
         writer.writerows(self.rows())
         target = Path(path)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(out.getvalue())
+        draft.write_text(out.getvalue(), "utf-8", "surrogateescape")  # names as the disk has them
         os.replace(draft, target)

@@ -124,11 +124,30 @@ def _read_folder(folder: Path) -> Listing:
     return Listing(rows, ["label"] if labelled else [], str(folder))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder in a fixed order; hidden ones and hidden folders are left out."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+def _files(folder: Path, above: Sequence[str] = ()) -> Iterator[Path]:
+    """All files below a folder in a fixed order; hidden ones and hidden folders are left out.
+
+    Links are followed, but not back into a folder on whose way they lie (`above`).
+
+    Raises:
+        UserError: a folder that cannot be read, whose videos would be missing in silence.
+    """
+    way = (*above, os.path.realpath(folder))
+    if way[-1] in above:
+        return
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((each.name, _is_folder(each)) for each in found)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read: {error.strerror}") from error
+    entries = [(name, below) for name, below in entries if not name.startswith(".")]
+    yield from (folder / name for name, below in entries if not below)
+    for name in (name for name, below in entries if below):
+        yield from _files(folder / name, way)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _class_folders(folder: Path, videos: Sequence[Path]) -> bool:

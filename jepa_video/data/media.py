@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -125,14 +126,16 @@ def decord_module() -> Any | None:
 def identity(path: str | os.PathLike[str]) -> tuple[str, int, int]:
     """What a cached answer about a file depends on."""
     try:
-        stat = os.stat(path)
+        found = os.stat(path)
     except FileNotFoundError:
         raise DecodeError(path, "missing") from None
     except OSError as error:
         raise DecodeError(path, f"unreadable: {error.strerror}") from None
-    if stat.st_size == 0:
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe is to wait for who writes into it
+        raise DecodeError(path, "not a video (no regular file)")
+    if found.st_size == 0:
         raise DecodeError(path, "empty")
-    return os.fspath(path), stat.st_size, stat.st_mtime_ns
+    return os.fspath(path), found.st_size, found.st_mtime_ns
 
 
 def video_stream(path: str, container: Any) -> Any:

@@ -77,5 +77,5 @@ def _name(row: Row, listing: Listing) -> str:
 
 def _draw(name: str) -> float:
     """A number from 0 to 1 that a name always gets."""
-    digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=7).digest()
     return int.from_bytes(digest, "little") / 2**56

@@ -175,7 +175,7 @@ class Store:
 
     def _write_rows(self, table: Table) -> None:
         draft = self.partial / "whole.csv"
-        with draft.open("w", newline="") as file:
+        with draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(table.columns)
             for shard in self.shards():

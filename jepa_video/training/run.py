@@ -116,7 +116,8 @@ class Run:
 def write_whole(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", newline="") as file:
+    # A name on the disk need not be text; what is not comes back as the bytes that it is.
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

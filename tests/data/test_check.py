@@ -39,6 +39,7 @@ def zoo(tmp_path: Path) -> dict[str, Path]:
         "not a video (a text file)": tmp_path / "text.mp4",
         "not a video (a Git LFS pointer": tmp_path / "pointer.mp4",
         "not a video (a folder)": tmp_path / "folder.mp4",
+        "not a video (no regular file)": tmp_path / "pipe.mp4",
         "audio only": write_sound(tmp_path / "sound.mp4"),
         "unreadable": tmp_path / "noise.mp4",
         "truncated (the index": write_clip(tmp_path / "no_index.mp4"),
@@ -52,6 +53,7 @@ def zoo(tmp_path: Path) -> dict[str, Path]:
     files["not a video (a text file)"].write_text("Übung: no frames here\n" * 60)
     files["not a video (a Git LFS pointer"].write_text("version https://git-lfs.github.com/spec/v1")
     files["not a video (a folder)"].mkdir()
+    os.mkfifo(files["not a video (no regular file)"])
     files["unreadable"].write_bytes(bytes(range(256)) * 40)
     return files
 

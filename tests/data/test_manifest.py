@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from jepa_video.data.check import check_files
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.manifest import classes_of, read_source
 from jepa_video.data.split import held_out, standard_splits
@@ -50,6 +52,58 @@ def test_other_folders_are_unlabelled(tmp_path: Path, names: tuple[str, ...]) ->
     touch(tmp_path, *names)
     assert sorted(listed(tmp_path, tmp_path)) == sorted((name, {}, "") for name in names)
     assert read_source(tmp_path).columns == []
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path) -> None:
+    """Each folder once on its way: forty rounds of it would be what the system allows."""
+    for name in ("set/a", "set/b", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.mp4").touch()
+    links = {"a/up": "..", "a/across": "../b", "b/across": "../a", "c": "../elsewhere"}
+    for name, target in links.items():
+        (tmp_path / "set" / name).symlink_to(target)
+    (tmp_path / "set/b/loop.mp4").symlink_to("loop.mp4")
+    found = [Path(row.path) for row in read_source(str(tmp_path / "set")).rows]
+    assert [str(path.relative_to(tmp_path / "set")) for path in found] == [
+        "a/1.mp4", "a/across/1.mp4", "a/across/loop.mp4", "b/1.mp4", "b/loop.mp4",
+        "b/across/1.mp4", "c/1.mp4",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "1.mp4").touch()
+    real = os.scandir
+
+    def locked(path: Path) -> object:
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(UserError, match="a cannot be read: Permission denied"):
+        read_source(str(tmp_path))
+
+
+def test_a_name_that_is_not_text_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JEPA_VIDEO_CACHE", str(tmp_path / "cache"))
+    path = os.fsencode(tmp_path / "a") + b"\xff.mp4"
+    try:
+        os.close(os.open(path, os.O_CREAT))
+    except OSError:
+        pytest.skip("this file system has names of text alone")
+    train, val = held_out([read_source(str(tmp_path))], 0.0)
+    (row,) = train[0].rows
+    ledger = Ledger(1, 1.0, str(tmp_path))
+    ledger.add(row.path, "empty")
+    ledger.write(tmp_path / "unreadable.csv")
+    assert path in (tmp_path / "unreadable.csv").read_bytes()
+    found = check_files([row.path], "quick", memory=row.path)
+    assert found[row.path].reason == "empty"
 
 
 def test_header_names_the_labels(tmp_path: Path) -> None:

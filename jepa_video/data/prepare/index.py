@@ -185,5 +185,5 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one move, so that a killed run leaves no half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_text(text, "utf-8", "surrogateescape")  # names as the disk has them
     os.replace(draft, path)
