@@ -87,9 +87,7 @@ def test_a_folder_that_cannot_be_read_is_said(
         read_source(str(tmp_path))
 
 
-def test_a_name_that_is_not_text_is_a_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_not_text_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JEPA_VIDEO_CACHE", str(tmp_path / "cache"))
     path = os.fsencode(tmp_path / "a") + b"\xff.mp4"
     try:
