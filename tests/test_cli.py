@@ -208,6 +208,38 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not (bad / "runs").exists(), "what cannot start leaves no folder"
 
 
+LACKING = [
+    (OSError(28, "No space left on device", "a", None, "b.ckpt"), "write b.ckpt: No space left"),
+    (PermissionError(13, "Permission denied", "runs/a"), "write runs/a: Permission denied"),
+    (RuntimeError("PytorchStreamWriter failed writing file data/3"), "is the disk full?"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "data.batch_size"),
+    (RuntimeError("[enforce fail] can't allocate memory: 24000 bytes"), "out of memory"),
+    (MemoryError(), "out of memory"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), LACKING, ids=[said for _, said in LACKING])
+def test_a_machine_that_does_not_suffice_is_one_sentence(
+    error: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("jepa_video.cli._run", fail)
+    assert main(["pretrain"]) == 1
+    told = capsys.readouterr().err
+    assert said in told and told.startswith("jepa-video: ") and told.count("\n") == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jepa_video.cli._run", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        main(["pretrain"])
+
+
 def test_verbs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean pretrain?" in refused(["pretrian"], capsys)
     assert "takes one run folder" in refused(["report"], capsys)

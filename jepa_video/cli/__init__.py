@@ -6,6 +6,7 @@ it is called: help answers at once, without torch.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ VERBS = {
     "report": "write report.html of a run anew",
     "doctor": "say what is installed, whether a run would work, and what to mend",
 }
+
+
+# What a disk says where no line of ours is wrong.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENAMETOOLONG}
 
 
 def help_text() -> str:
@@ -61,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script.
 
     Returns:
-        0 when all went well, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+        0 when all went well, 1 where disk or memory do not suffice, 2 for bad input, 130 after
+        Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
@@ -80,6 +86,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (told := lacking(error)) is None:
+            raise
+        print(f"jepa-video: {told}", file=sys.stderr)
+        return 1
+
+
+def lacking(error: Exception) -> str | None:
+    """A sentence where an error says that disk or memory do not suffice; None for all others."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _DISK:
+        place = error.filename2 or error.filename
+        return f"cannot read or write {place or 'a file'}: {error.strerror}"
+    if "PytorchStreamWriter failed writing" in text:  # what torch.save says of a full disk
+        return f"cannot write a checkpoint, is the disk full? ({text[:100]})"
+    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if short or "can't allocate memory" in text:
+        return (
+            "out of memory: a smaller data.batch_size, data.size or model needs less, "
+            f"--model.encoder.checkpointing true too ({text[:100]})"
+        )
+    return None
 
 
 def _run(verb: str, words: list[str]) -> int:

@@ -207,6 +207,11 @@ class Table:
                 yield [*cells, str(clip)] if self.clips > 1 else cells
 
 
+def _text(cell: str) -> str:
+    """A cell of Parquet, which holds text alone: other bytes of a name are escaped."""
+    return cell.encode("utf-8", "backslashreplace").decode()
+
+
 def _write_npy(path: Path, shards: Iterator[Shard], shape: tuple[int, ...], dtype: str) -> None:
     """The header, and the shards behind it: written as a stream, not through mapped memory."""
     with path.open("wb") as file:
@@ -231,7 +236,7 @@ def _write_parquet(
     )
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for shard in shards:
-            cells = list(table.rows(shard.kept))
+            cells = [[_text(cell) for cell in row] for row in table.rows(shard.kept)]
             columns = [pa.array([row[i] for row in cells], pa.string()) for i in range(len(fields))]
             flat = pa.array(shard.x.reshape(-1))
             columns.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.transforms import Augment, centre
 from ..distributed import all_sum, rank, world_size
-from ..errors import UserError
+from ..errors import within
 from ..models.encoder import VideoEncoder
 from ..models.heads import AttentiveProbe
 from ..randomness import AUGMENT, generator
@@ -82,9 +82,11 @@ class FineTune(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _within(0, 1, layer_decay=layer_decay, label_smoothing=label_smoothing, warmup=warmup)
-        _within(1, None, lora_rank=lora_rank)
-        _within(0, None, learning_rate=learning_rate, lora_dropout=lora_dropout)
+        within(
+            "model", 0, 1, layer_decay=layer_decay, label_smoothing=label_smoothing, warmup=warmup
+        )
+        within("model", 1, lora_rank=lora_rank)
+        within("model", 0, learning_rate=learning_rate, lora_dropout=lora_dropout)
         if train == "last":
             train_last(encoder, blocks)
         elif train == "lora":
@@ -239,10 +241,3 @@ class HeldOutAccuracy(Callback):
         right = (scores.argmax(1) == truth)[known].float().mean()
         loss = F.cross_entropy(scores[known], truth[known])
         return {"val/accuracy": float(right), "val/loss": float(loss)}
-
-
-def _within(low: float, high: float | None, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= low or (high is not None and value > high):
-            bounds = f"from {low} to {high}" if high is not None else f"{low} or more"
-            raise UserError(f"model.{name} must be {bounds}, not {value}")

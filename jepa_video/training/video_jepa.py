@@ -26,7 +26,7 @@ from ..distributed import rank, world_size
 from ..energies.contrastive import Contrastive, NoContrast
 from ..energies.distances import Distance, distance
 from ..energies.regularizers import NoRegularizer, Regularizer, VCReg
-from ..errors import UserError
+from ..errors import UserError, within
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
 from ..models.expander import Expander
@@ -108,6 +108,11 @@ class VideoJEPA(EnergyModel, Levels):
         compile: str | None = None,
     ) -> None:
         super().__init__()
+        within("model", 0, learning_rate=learning_rate, weight_decay=weight_decay)
+        within("model", 0, 1, momentum=momentum, warmup=warmup, betas=betas)
+        within("model", 0, 1, final_learning_rate=final_learning_rate)
+        if max(betas) == 1:
+            raise UserError(f"model.betas must be below 1, not {betas}")
         known = torch._dynamo.list_backends(exclude_tags=()) if isinstance(compile, str) else []
         if isinstance(compile, str) and compile not in known:
             names = ", ".join(torch._dynamo.list_backends())

@@ -7,6 +7,7 @@ before each of the moves by which files appear.
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,23 @@ def test_parquet_opens_with_the_lines_that_are_said(
     assert np.array_equal(tables[0]["x"], tables[1]["x"])
     assert tables[0]["table"]["path"].to_pylist() == [row.path for row in listing.rows]
     assert [row.split(",")[0] for row in tables[1]["rows"]] == [r.path for r in listing.rows]
+
+
+def test_a_name_that_is_not_text_is_told_in_both_kinds_of_file(
+    videos: Path, encoder: VideoViT, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    odd = os.fsencode(tmp_path / "odd") + b"\xff.mp4"
+    try:
+        shutil.copy(list_videos(str(videos)).rows[0].path, odd)
+    except OSError:
+        pytest.skip("this file system has names of text alone")
+    listing = Listing([Row(os.fsdecode(odd))], [], "odd")
+    for name in ("x.npy", "x.parquet"):
+        embed(encoder, listing, tmp_path / name, EmbedSettings(**SMALL))
+    assert odd in (tmp_path / "x.csv").read_bytes()
+    (path,) = parquet.read_table(tmp_path / "x.parquet")["path"].to_pylist()
+    assert path.endswith("odd\\udcff.mp4")
 
 
 def test_columns_of_a_manifest_keep_their_names_beside_ours() -> None:
