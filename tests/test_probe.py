@@ -17,11 +17,22 @@ from jepa_video.cli import main
 from jepa_video.cli.options import parse
 from jepa_video.cli.probe import build_parser
 from jepa_video.data.clips import ClipSettings, VideoClips
+from jepa_video.data.datamodule import VideoDataModule
 from jepa_video.data.synthetic import SyntheticSettings, write_synthetic
 from jepa_video.errors import UserError
-from jepa_video.evaluation.extraction import CHUNK, Source, crops_of, pooled_to
+from jepa_video.evaluation.extraction import (
+    CHUNK,
+    ON_A_CPU,
+    FeatureSettings,
+    Source,
+    crops_of,
+    pooled_to,
+)
 from jepa_video.evaluation.features import extract
+from jepa_video.evaluation.heads_grid import AttentiveSettings
+from jepa_video.evaluation.probe_run import ProbeRun, load_encoders
 from jepa_video.evaluation.probing import pooled
+from jepa_video.evaluation.suite import SuiteSettings
 from jepa_video.interop.weights import load_encoder, save_encoder
 from jepa_video.models.encoder import VideoViT
 
@@ -323,6 +334,22 @@ def test_crops_go_from_left_to_right():
     bright = [(view[0, 0, 0, 0] > 0).nonzero()[:, 0].tolist() for view in crops_of(video, 6, 3)]
     assert bright == [[4], [2], [0]]
     assert [view.shape[-1] for view in crops_of(video, 6, 1)] == [6]
+
+
+def test_a_cpu_trains_on_fewer_tokens_where_nobody_says_how_many(encoder, videos):
+    def grids(**changes) -> set[tuple[int, ...] | None]:
+        data = [VideoDataModule(str(videos), frames=4, size=40)]
+        settings = SuiteSettings(probes=changes.pop("probes", ["attentive"]))
+        features = FeatureSettings(**changes)
+        loaded = load_encoders([str(encoder)])
+        cpu = {"accelerator": "cpu"}
+        job = ProbeRun(loaded, data, features, settings, AttentiveSettings(), cpu)
+        assert features.grid == changes.get("grid"), "what was given is not changed"
+        return {source.settings.grid for source in job.sources}
+
+    assert grids() == {ON_A_CPU}
+    assert grids(grid=(9, 9, 9)) == {(9, 9, 9)}, "every token, for who waits"
+    assert grids(probes=["linear"]) == {None}
 
 
 def test_tokens_are_averaged_over_their_neighbours():

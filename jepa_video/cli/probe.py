@@ -25,7 +25,8 @@ answers at once. Without data options the videos of the first run are used, as i
   --probe.probes "[...]"    of linear, blocks, attentive, knn, few
   --probe.seeds N           heads of an attentive probe    --probe.draws N    draws of few labels
   --features.clips N        clips of a video               --features.crops N crops of a clip
-  --features.grid "[T,H,W]" average tokens to a coarser grid for attentive probes: less disk, faster
+  --features.grid "[T,H,W]" average tokens to at most this grid for attentive probes; if not given
+                            all of them are kept, and at most [4,2,2] where a CPU trains the probes
   --features.cache DIR      where features and fits are kept
   --attentive.depths "[1, 4]"   and rates, decays, epochs, batch, folds, held: the grid of heads
   --trainer.devices N       how many devices compute the features; also accelerator, precision ...

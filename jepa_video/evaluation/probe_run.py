@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..interop.weights import load_encoder
 from ..models.encoder import VideoEncoder
 from ..training.pretrain import make_trainer
-from .extraction import BASELINES, Extractor, FeatureSettings, Source, Task, task_of
+from .extraction import BASELINES, ON_A_CPU, Extractor, FeatureSettings, Source, Task, task_of
 from .heads_grid import AttentiveSettings
 from .probing import first_weights
 from .suite import (
@@ -83,6 +83,11 @@ class ProbeRun:
                         "encoders of different lengths one by one"
                     )
         self.cache = Path(self.features.cache or cache_folder() / "probe").expanduser()
+        self.engine = make_trainer({"accelerator": "auto", **self.trainer})
+        slow = self.engine.strategy.root_device.type == "cpu" and self.features.grid is None
+        self.coarser = slow and "attentive" in self.settings.probes
+        if self.coarser:
+            self.features = replace(self.features, grid=ON_A_CPU)
         self.sources, self.twin_of = self._sources()
 
     def _sources(self) -> tuple[list[Source], dict[int, int]]:
@@ -111,7 +116,10 @@ class ProbeRun:
         """
         started = time.monotonic()
         labels = [self._labels(data) for data in self.data]
-        trainer = make_trainer({"accelerator": "auto", **self.trainer})
+        trainer = self.engine
+        if self.coarser and trainer.is_global_zero:
+            told = f"a CPU trains the attentive probes, on tokens averaged to {list(ON_A_CPU)}"
+            screen.print(f"{told} at most; --features.grid gives other sizes", markup=False)
         tasks = [self._tasks(data, str(trainer.precision)) for data in self.data]
         self._enough_room(tasks)
         failed = self._extract(trainer, [task for pair in tasks for task in pair], bars)
@@ -129,6 +137,7 @@ class ProbeRun:
             "sets": sets,
             "unreadable": self._unreadable(failed),
             "seed": self.seed,
+            "grid": self.features.grid,
             "features_seconds": between - started,
             "probes_seconds": time.monotonic() - between,
         }
