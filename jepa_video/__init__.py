@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "Agent": "agent.agent",
     "UserError": "errors",
     "EpisodeDataModule": "data.episode_module",
     "EpisodeSet": "data.episodes",
@@ -19,8 +20,10 @@ _NAMES = {
     "VideoEncoder": "models.encoder",
     "VideoJEPA": "training.video_jepa",
     "VideoViT": "models.encoder",
+    "WorldModel": "training.world_model",
     "load_encoder": "interop.weights",
     "load_predictor": "interop.weights",
+    "load_world": "agent.world_files",
     "read_clip": "data.decode",
     "save_encoder": "interop.weights",
     "video_info": "data.decode",

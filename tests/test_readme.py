@@ -14,6 +14,7 @@ from jepa_video.cli import VERBS
 from jepa_video.cli.options import build_parser, parse
 from jepa_video.data.encode import write_video
 from jepa_video.errors import UserError
+from tests.agent.tiny_agent import save_tiny_agent
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "configs" / "pretrain" / "README.md", ROOT / "data/README.md"]
@@ -72,7 +73,8 @@ def test_what_is_to_be_typed_is_accepted(words, monkeypatch):
     elif verb == "pretrain":
         parse(build_parser(), [word for word in options if word not in HELP])
     else:
-        told = set(re.findall(r"--[\w.]+", import_module(f"jepa_video.cli.{verb}").HELP))
+        module = f"agent_{options.pop(0)}" if verb == "agent" else verb
+        told = set(re.findall(r"--[\w.]+", import_module(f"jepa_video.cli.{module}").HELP))
         assert {word.split("=")[0] for word in options if word.startswith("--")} <= told
 
 
@@ -101,14 +103,20 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "NAME" / "checkpoints").mkdir(parents=True)
     save_encoder(VideoViT(), tmp_path / "runs" / "NAME" / "encoder")
+    save_tiny_agent(tmp_path / "runs" / "agent")
     frames = np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), dtype=np.uint8)
     write_video(tmp_path / "video.mp4", frames, 8)
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_its_python_runs_as_it_stands(number, trained):
-    names = {"clip": torch.zeros(2, 3, 8, 32, 32)}
+    pixels = np.zeros((2, 64, 64, 3), np.uint8)
+    seen = {"pixels": pixels, "goal": pixels}
+    names = {"clip": torch.zeros(2, 3, 8, 32, 32), "observation": seen}
     exec(compile(blocks("python")[number], f"README block {number}", "exec"), names)
+    if "agent" in names:
+        assert names["actions"].shape == (2, 2)
+        return
     tokens = names["tokens"]
     assert tokens.shape[1:] == (names["encoder"].num_tokens, names["encoder"].width)
 

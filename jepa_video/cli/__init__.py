@@ -22,6 +22,7 @@ VERBS = {
     "probe": "say what frozen encoders know about labels, beside what they have to beat",
     "prepare": "check, index, re-encode and split a dataset or a folder of videos",
     "embed": "write the features of many videos into one file, resumable",
+    "world": "learn from episodes what actions do: a world model to plan with",
     "finetune": "train a pretrained encoder on labels: all of it, its last blocks, or adapters",
     "diagnose": "say without labels what state an encoder is in, on one page",
     "study": "train the rows of a comparison and write one table and one page",

@@ -8,6 +8,7 @@ from typing import Final
 from ..errors import UserError
 
 WORDS: Final = {
+    "fit": ("agent_fit", "learn a critic and a policy around a world model"),
     "eval": ("agent_eval", "play policies on held-out episodes and say what they reach"),
 }
 

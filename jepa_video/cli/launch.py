@@ -11,7 +11,7 @@ from ..errors import UserError
 
 
 def launch(words: list[str], verb: str) -> int:
-    """Read the options of `pretrain` or `finetune`, train, evaluate, show.
+    """Read the options of a verb that trains, train, evaluate, show.
 
     Returns:
         The exit code: 0, or that of the signal that stopped the run.
@@ -40,6 +40,16 @@ def _verb(verb: str) -> tuple[Any, Any]:
         from .finetune_job import FineTuneJob, parser_for
 
         return parser_for, FineTuneJob
+    if verb == "world":
+        from .world_job import WorldJob
+        from .world_job import parser_for as world_parser
+
+        return world_parser, WorldJob
+    if verb == "agent fit":
+        from .agent_job import AgentJob
+        from .agent_job import build_parser as fit_parser
+
+        return fit_parser, AgentJob
     from .job import Job
     from .options import build_parser
 

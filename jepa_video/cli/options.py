@@ -35,8 +35,9 @@ OWNED = {  # what a run decides for itself
 }  # fmt: skip
 # A resumed run keeps what decides its numbers; where and how it runs may change.
 FREE = (
-    "config", "resume", "name", "runs", "encoder", "wandb", "tensorboard", "checkpoint.", "watch.",
-    "probe.", "data.root", "data.train", "data.val", "data.workers", "data.cache_mb",
+    "config", "resume", "name", "runs", "encoder", "checkpoint", "wandb", "tensorboard",
+    "checkpoint.", "checkpoints.", "watch.", "probe.", "data.root", "data.train", "data.val",
+    "data.workers", "data.cache_mb",
     "data.timeout", "data.check", "data.unreadable_limit", "data.missing", "trainer.max_steps",
     "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.profiler", "trainer.plugins",
@@ -70,13 +71,18 @@ def run_parser(verb: str) -> ArgumentParser:
     return parser
 
 
-def add_room_options(parser: ArgumentParser) -> None:
-    """Data, Trainer, checkpoints and watching; comes after the `model`, which shares the seed."""
-    parser.add_class_arguments(VideoDataModule, "data")
+def add_room_options(
+    parser: ArgumentParser,
+    data: type[Any] = VideoDataModule,
+    learner: str = "model",
+    saving: str = "checkpoint",
+) -> None:
+    """Data, Trainer, checkpoints and watching; comes after the `learner`, which shares the seed."""
+    parser.add_class_arguments(data, "data")
     parser.add_class_arguments(Trainer, "trainer", skip=OWNED, instantiate=False)
-    parser.add_class_arguments(CheckpointSettings, "checkpoint")
+    parser.add_class_arguments(CheckpointSettings, saving)
     parser.add_class_arguments(WatchSettings, "watch")
-    parser.link_arguments("seed", "model.seed")
+    parser.link_arguments("seed", f"{learner}.seed")
     parser.link_arguments("seed", "data.seed")
     parser.set_defaults(
         {

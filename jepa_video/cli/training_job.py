@@ -13,7 +13,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from ..data.datamodule import VideoDataModule
 from ..errors import UserError
 from ..training.logs import tensorboard_logger, wandb_logger, wandb_mode
 from ..training.pretrain import Parts, fit, make_trainer, quiet
@@ -41,6 +40,7 @@ class TrainingJob:
     """
 
     verb: ClassVar[str]
+    data: Any  # the data module that the verb trains on
 
     def __init__(
         self, parser: ArgumentParser, config: Namespace, screen: Console | None = None
@@ -55,7 +55,7 @@ class TrainingJob:
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
         self.made = made
-        self.data: VideoDataModule = made.data
+        self.data = made.data
         self.trainer_options: dict[str, Any] = dict(vars(made.trainer))
         # Says what this machine cannot do, before the data is read.
         trainer = make_trainer(self.trainer_options)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 
 from jepa_video.data.clips import Check, ClipSettings, Tables, VideoClips, label_columns
 from jepa_video.data.ledger import Ledger
@@ -249,6 +251,16 @@ class VideoDataModule(LightningDataModule):
     def loader(self, videos: VideoClips) -> ClipLoader:
         """All clips of `videos` in order, on this process alone: for features and probes."""
         return ClipLoader(videos, self.unreadable, batch_size=self.batch_size)
+
+    def held_out(self, clips: int) -> Iterator[dict[str, Tensor]]:
+        """Held-out clips, evenly spread over the set, read in this process."""
+        try:
+            videos = self.clips("val")
+        except UserError:
+            return iter(())
+        count = min(clips, len(videos.paths))
+        chosen = [i * len(videos.paths) // count for i in range(count)]
+        return iter(self.loader(videos.evaluation(chosen)))
 
     def _loader(self, videos: VideoClips, sampler: ClipSampler) -> ClipLoader:
         return ClipLoader(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from jepa_video.data.episodes import EpisodeSet, Facts, Windows
+from jepa_video.data.ledger import Ledger
 from jepa_video.data.loader import ExactLoader
 from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler, Key
@@ -112,9 +113,24 @@ class EpisodeDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             workers=self.workers,
-            collate=_as_gathered,
+            collate=as_gathered,
             pin_memory=torch.cuda.is_available(),
         )
+
+    @property
+    def unreadable(self) -> Ledger:
+        """The files that could not be read."""
+        return self.train.unreadable
+
+    def held_out(self, clips: int) -> Iterator[dict[str, Tensor]]:
+        """About so many held-out windows, evenly spread, read in this process."""
+        if not len(self.val):
+            return
+        windows = Windows(self.val, self.frames)
+        count = min(clips, len(windows))
+        chosen = [i * len(windows) // count for i in range(count)]
+        for first in range(0, count, self.batch_size):
+            yield windows.__getitems__(chosen[first : first + self.batch_size])
 
     def _opened(self) -> tuple[EpisodeSet, EpisodeSet]:
         self.setup()
@@ -122,6 +138,6 @@ class EpisodeDataModule(LightningDataModule):
         return self._sides
 
 
-def _as_gathered(batch: Sequence[Any] | dict[str, Tensor]) -> Any:
+def as_gathered(batch: Sequence[Any] | dict[str, Tensor]) -> Any:
     """`Windows` gives whole batches already."""
     return batch

@@ -69,6 +69,7 @@ class BatchEnv(VectorEnv):
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     id: str
     state_names: tuple[str, ...] = ()
+    action_norm: float | None = None  # the longest action, where the whole vector is limited
     stays: bool = False
     tells_success: bool = True
 

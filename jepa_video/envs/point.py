@@ -46,6 +46,7 @@ class PointWorld(World):
     """
 
     state_names: tuple[str, ...] = ("x", "y")
+    action_norm = 1.0
     task_names: tuple[str, ...] = ("start_x", "start_y", "goal_x", "goal_y")
     walls: int  # K without the border
     openings: int  # M

@@ -77,6 +77,11 @@ class Schedules(Callback):
         log_everywhere(trainer, {"lr": self._rate, "weight_decay": decay})
 
 
+def count_of(batch: Batch) -> int:
+    """Clips, windows or pairs of a batch."""
+    return len(next(iter(batch.values())))
+
+
 class HeldOut:
     """A fixed sample of held-out clips, read once and kept in memory.
 
@@ -146,7 +151,7 @@ class DataHealth(Callback):
     ) -> None:
         """The wait is over."""
         now = time.monotonic()
-        self.lone += len(batch["video"]) == 1  # here: a checkpoint of this step has counted it
+        self.lone += count_of(batch) == 1  # here: a checkpoint of this step has counted it
         self.waited += now - self._mark
         self.seconds += now - self._mark
         self._mark = now
@@ -158,7 +163,7 @@ class DataHealth(Callback):
         now = time.monotonic()
         self.seconds += now - self._mark
         self._mark = now
-        self.clips += len(batch["video"]) * trainer.world_size
+        self.clips += count_of(batch) * trainer.world_size
         self._windows = [*self._windows[-20:], (self.clips, self.seconds, self.waited)]
         due = trainer.global_step % self.every_n_steps == 0 and step_is_done(trainer, batch_idx)
         if due and trainer.is_global_zero:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from ..data.datamodule import VideoDataModule
+from ..data.ledger import Ledger
 from ..errors import UserError
 from ..models.encoder import VideoEncoder
 from .callbacks import Batch, DataHealth, HeldOut, Schedules
@@ -73,13 +74,24 @@ def _at_least(group: str, settings: object, **lowest: int) -> None:
             raise UserError(f"{group}.{name} must be {low} or more, not {getattr(settings, name)}")
 
 
+class RunData(Protocol):
+    """What a run asks of its data, beside the loaders that Lightning asks for."""
+
+    @property
+    def unreadable(self) -> Ledger:
+        """The files that could not be read."""
+
+    def held_out(self, clips: int) -> Iterator[Batch]:
+        """Batches with about so many held-out clips, in a fixed order."""
+
+
 @dataclass
 class Parts:
     """A run that is ready to train."""
 
     run: Run
     module: LightningModule
-    data: VideoDataModule
+    data: Any  # a LightningDataModule that is RunData too
     trainer: Trainer
     health: DataHealth
     held_out: HeldOut
@@ -88,7 +100,7 @@ class Parts:
 def prepare(
     run: Run,
     module: LightningModule,
-    data: VideoDataModule,
+    data: RunData,
     trainer_options: dict[str, Any],
     watchers: Callable[[HeldOut], list[Callback]],
     *,
@@ -117,7 +129,7 @@ def prepare(
     Raises:
         UserError: options that this machine cannot fulfil.
     """
-    held_out = HeldOut(lambda: _held_out(data, watch.clips), watch.clips)
+    held_out = HeldOut(lambda: data.held_out(watch.clips), watch.clips)
     health = DataHealth(run, lambda: data.unreadable.rows())
     log = CsvLog(run.metrics)
     saver = Checkpointer(run, (log.table, health.table), stops, **vars(checkpoint), seed=seed)
@@ -224,18 +236,6 @@ def encoder_words(encoder: VideoEncoder) -> str:
 def millions(weights: Iterable[torch.nn.Parameter]) -> str:
     """How many numbers there are in `weights`."""
     return f"{sum(weight.numel() for weight in weights) / 1e6:.1f} M"
-
-
-def _held_out(data: VideoDataModule, clips: int) -> Iterator[Batch]:
-    """Held-out clips, evenly spread over the set, read in this process."""
-    try:
-        videos = data.clips("val")
-    except UserError:
-        return iter(())
-    count = min(clips, len(videos.paths))
-    chosen = [i * len(videos.paths) // count for i in range(count)]
-    loader: Iterator[Batch] = iter(data.loader(videos.evaluation(chosen)))
-    return loader
 
 
 def _first_line(error: Exception) -> str:

@@ -420,6 +420,6 @@ def test_a_folder_in_use_and_a_wrong_checkpoint_are_told_before_anybody_plays(
 
 def test_agent_takes_a_word(capsys):
     assert main(["agent", "evl"]) == 2
-    assert "agent takes the name of what is done: eval, not 'evl'" in capsys.readouterr().err
+    assert "agent takes the name of what is done: fit or eval, not 'evl'" in capsys.readouterr().err
     assert main(["agent", "eval", "--help"]) == 0
     assert "--checkpoint" in capsys.readouterr().out

@@ -1,0 +1,141 @@
+"""The actor: mode 1 reacts, mode 2 plans, and what a planner begins with may come from mode 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cost import WorldCost
+from .planners.base import Cost, Limits, Plan, Planner
+from .planners.categorical import CategoricalCEM
+from .planners.futures import OverFutures
+from .planners.sampling import CEM
+from .policy import ReactivePolicy
+from .task import Situation, Task
+
+PROPOSALS = 6  # sequences that the policy proposes to a planner
+
+
+@dataclass(frozen=True)
+class Search:
+    """How mode 2 looks for actions.
+
+    Args:
+        horizon: actions of a plan.
+        samples: sequences drawn in an iteration.
+        iterations: rounds of drawing.
+        elites: sequences that the next distribution is fitted to.
+        colour: exponent of the noise's spectrum along time; 0 is white.
+        std: of the first draws, in the reach of the limits.
+        every: decisions for which one plan serves.
+        futures: draws of z that a plan is judged over, where the world has a latent; 0 takes the
+            mean of the prior's draws for one.
+        risk: `expected` cost over the draws of z, or of the `worst`.
+    """
+
+    horizon: int = 5
+    samples: int = 64
+    iterations: int = 3
+    elites: int = 8
+    colour: float = 1.0
+    std: float = 0.6
+    every: int = 1
+    futures: int = 8
+    risk: str = "expected"
+
+
+def planner_of(search: Search, action: int, discrete: bool, norm: float | None) -> Planner:
+    """The planner of a search: CEM, categorical where actions are kinds."""
+    if discrete:
+        return CategoricalCEM(
+            search.horizon, action, search.samples, search.iterations, search.elites,
+            carried=search.elites // 2,
+        )  # fmt: skip
+    limits = Limits(action, norm=norm)
+    return CEM(
+        search.horizon, limits, search.samples, search.iterations, search.elites,
+        carried=search.elites // 2, colour=search.colour, std=search.std,
+    )  # fmt: skip
+
+
+class Actor:
+    """Chooses actions for a batch of environments.
+
+    Args:
+        cost: what a plan costs.
+        search: how mode 2 looks.
+        norm: longest action, where the environment has one.
+        policy: mode 1; None where only planning is possible.
+    """
+
+    def __init__(
+        self,
+        cost: WorldCost,
+        search: Search,
+        norm: float | None = None,
+        policy: ReactivePolicy | None = None,
+    ) -> None:
+        facts = cost.world.facts
+        self.cost, self.search, self.policy = cost, search, policy
+        self.planner = planner_of(search, facts.action_size, facts.discrete, norm)
+
+    @torch.no_grad()
+    def react(self, state: Tensor, task: Task) -> Tensor:
+        """Mode 1: actions `B A` from states `B P D`."""
+        assert self.policy is not None
+        return self.policy.best(state, task.goal if self.policy.goal else None)
+
+    def plan(
+        self,
+        situation: Situation,
+        task: Task,
+        previous: Plan | None,
+        generators: Sequence[torch.Generator],
+    ) -> Plan:
+        """Mode 2: a plan for each environment, begun with the last one and the policy's guesses."""
+        cost: Cost = self.cost
+        world = self.cost.world
+        if world.latent.dim:
+            count = max(self.search.futures, 1)
+            drawn = [
+                world.futures(situation.known[i : i + 1], count, one)
+                for i, one in enumerate(generators)
+            ]
+            z = torch.cat([one for one in drawn if one is not None])
+            if not self.search.futures:
+                z = z.mean(1, keepdim=True)
+            risk: Any = self.search.risk
+            cost = OverFutures(self.cost, z, risk)
+        if self.policy is not None:
+            previous = self._proposed(situation, task, previous)
+        return self.planner.plan(cost, situation, task, previous, generators)
+
+    @torch.no_grad()
+    def _proposed(self, situation: Situation, task: Task, previous: Plan | None) -> Plan:
+        """The last plan, and where the policy would go in imagination."""
+        guess = self.imagined_policy(situation, task)[:, None]  # B 1 H A
+        if previous is None:
+            return Plan.proposal(guess)
+        elites = torch.cat((guess, previous.elites), 1)[:, : max(PROPOSALS, 2)]
+        lost = previous.actions.isnan()
+        actions = torch.where(lost, guess[:, 0], previous.actions)
+        rest = torch.cat((actions[:, None], elites), 1)
+        return Plan(actions, previous.cost, rest)
+
+    def imagined_policy(self, situation: Situation, task: Task) -> Tensor:
+        """The actions `B H A` that the policy takes in the world that it imagines."""
+        world, known, past = self.cost.world, *situation
+        z = world.futures(known, 1) if world.latent.dim else None
+        z = None if z is None else z[:, 0]
+        done: list[Tensor] = []
+        for _ in range(self.search.horizon):
+            action = self.react(known[:, -1], task)
+            told = world.imagine(known, action[:, None], z, past)
+            known = torch.cat((known, told), 1)
+            past = torch.cat((past, action[:, None]), 1)
+            done.append(action)
+        return torch.stack(done, 1)

@@ -1,0 +1,376 @@
+"""The agent: six modules around a world model, behind one `act`.
+
+    agent = Agent.load("runs/rooms", env)        # a run of `agent fit`, or of `world` alone
+    agent.reset(seeds)
+    actions = agent.act(observation)             # batched over environments
+    agent.explain()                              # mode, cost terms, the imagined plan
+
+Perception estimates the state, the configurator sets the mode and the task, the actor reacts or
+plans through the world model for the lowest cost, and memory keeps what was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..envs.base import Array, BatchEnv, Observation
+from ..errors import UserError
+from ..interop.files import read_json, read_safetensors, whole_folder
+from ..randomness import EPISODE, generator
+from ..training.world_model import WorldModel
+from .actor import Actor, Search
+from .configurator import Configurator, Doubtful, Fixed, Setting
+from .cost import Critic, IntrinsicCost, WorldCost
+from .perception import Perception
+from .planners.base import Plan
+from .policy import ReactivePolicy
+from .task import Situation, Task, Zone
+from .world_files import load_world
+
+FOLDER: Final = "agent"
+WEIGHTS: Final = "agent.safetensors"
+CONFIG: Final = "config.json"
+PLAN: Final = 11  # stream of the planner's draws, beside those of an episode
+
+
+@dataclass(frozen=True)
+class Mind:
+    """What an agent is beside its world model, as plain values.
+
+    Args:
+        reach: distance of states that count as the same place, see `IntrinsicCost`.
+        weights: of the cost's terms.
+        goal: whether there are goals.
+        discount: of each step.
+        search: how mode 2 looks.
+        hidden: width of critic and policy; 0 where there are none.
+        members: networks of the critic.
+        doubt: disagreement of the critic above which auto mode plans.
+        zones: boxes to keep out of, for the term `zone`.
+        norm: longest action; None where each number has its own limits alone.
+    """
+
+    reach: float
+    weights: dict[str, float]
+    goal: bool = True
+    discount: float = 0.97
+    search: Search = field(default_factory=Search)
+    hidden: int = 0
+    members: int = 0
+    doubt: float = 0.0
+    zones: tuple[Zone, ...] = ()
+    norm: float | None = None
+
+
+# Without a critic the horizon has to reach the goal by itself.
+FAR: Final = Search(horizon=24, samples=128, iterations=4, elites=12, colour=2.0, every=2)
+
+
+@dataclass
+class Explanation:
+    """The last decision of each environment.
+
+    Attributes:
+        mode: `mode1` or `mode2`, B of them.
+        sub_goal: the state that was aimed at, read as the environment's, `B S`, or None.
+        terms: cost of the imagined future by term, and `critic`, each `B`.
+        imagined: the present state and the imagined ones, read as the environment's, `B H+1 S`;
+            None where the episodes told no states.
+        doubt: disagreement of the critic, `B`.
+    """
+
+    mode: list[str]
+    sub_goal: Array | None
+    terms: dict[str, Array]
+    imagined: Array | None
+    doubt: Array
+
+
+class Agent:
+    """A policy, batched over environments; see the top of the file.
+
+    Args:
+        world: frozen.
+        mind: plain values.
+        critic, policy: trained by `agent fit`; None where there was none.
+        mode: `mode1`, `mode2` or `auto`.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        mind: Mind,
+        critic: Critic | None = None,
+        policy: ReactivePolicy | None = None,
+        mode: str = "auto",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
+        self.critic = critic.to(self.device).eval() if critic is not None else None
+        self.policy = policy.to(self.device).eval() if policy is not None else None
+        intrinsic = IntrinsicCost(mind.reach, self.world.read)
+        final = 1.0 if self.critic is None else 0.0
+        self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
+        self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
+        self.perception = Perception(self.world, self.device)
+        self.configurator = self._configurator(mode)
+        self._begin(0, [])
+
+    def _configurator(self, mode: str) -> Configurator:
+        if mode in ("mode1", "auto") and self.policy is None:
+            if mode == "mode1":
+                raise UserError("this checkpoint has no policy: mode1 needs a run of agent fit")
+            return Fixed("mode2")
+        if mode == "auto" and self.critic is not None:
+            return Doubtful(self.critic, self.mind.doubt)
+        return Fixed("mode1" if mode == "mode1" else "mode2")
+
+    # -- a policy ----------------------------------------------------------------------------------
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin one episode for each seed; all draws follow from these and the time."""
+        self._begin(len(seeds), list(seeds))
+
+    def _begin(self, batch: int, seeds: list[int]) -> None:
+        self.seeds, self.time = seeds, 0
+        self.perception.reset()
+        self.goal: Tensor | None = None
+        self.plan_now: Plan | None = None
+        self.age = torch.zeros(batch, dtype=torch.long)  # decisions since the plan was made
+        self.known: list[Tensor] = []
+        self.done: list[Tensor] = []
+        self.calls = 0
+        self._last: tuple[Setting, Tensor, Tensor] | None = None
+
+    def act(self, observation: Observation) -> Array:
+        """Actions `B A` in [-1, 1], or whole numbers `B`, for a batch of observations."""
+        state = self.perception.see(observation["pixels"], observation.get("felt"))
+        if self.time == 0:
+            self.goal = self._goal(observation)
+            if not self.seeds:
+                self._begin_unseeded(len(state))
+        self._remember(state)
+        task = Task(self.goal, self.mind.weights, self.mind.zones)
+        fresh = torch.full((len(state),), self.plan_now is None, device=self.device)
+        setting = self.configurator.configure(state, task, fresh)
+        actions, whole = self._decide(setting, state)
+        self._last = (setting, state, whole)
+        self.done = [*self.done, actions][-self.world.dynamics.history :]
+        self.time += 1
+        return self._given(actions)
+
+    def _begin_unseeded(self, batch: int) -> None:
+        self.seeds = list(range(batch))
+        self.age = torch.zeros(batch, dtype=torch.long)
+
+    def _goal(self, observation: Observation) -> Tensor | None:
+        if not self.mind.goal:
+            return None
+        if "goal" not in observation:
+            raise UserError("this agent was made for goals, and the environment shows none")
+        return self.perception.picture(observation["goal"])
+
+    def _remember(self, state: Tensor) -> None:
+        self.known = [*self.known, state][-self.world.dynamics.history :]
+
+    def _situation(self) -> Situation:
+        known = torch.stack(self.known, 1)
+        past = self.done[len(self.done) - known.shape[1] + 1 :]
+        width = self.world.facts.action_size
+        empty = known.new_zeros(len(known), 0, width)
+        return Situation(known, torch.stack(past, 1) if past else empty)
+
+    def _decide(self, setting: Setting, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions `B A`, and what was imagined to follow them, actions `B H A`."""
+        batch, plans = len(state), setting.plans.cpu()
+        horizon, width = self.mind.search.horizon, self.world.facts.action_size
+        whole = state.new_zeros(batch, horizon, width)
+        if plans.any():
+            planned = self._planned(setting, plans)
+            whole = torch.where(setting.plans[:, None, None], planned, whole)
+        if not plans.all():
+            react = self.actor.react(state, setting.task)
+            whole = torch.where(setting.plans[:, None, None], whole, react[:, None])
+        return whole[:, 0], whole
+
+    def _planned(self, setting: Setting, plans: Tensor) -> Tensor:
+        """The plans `B H A`: anew where `every` decisions have passed, else what is left."""
+        if self.plan_now is not None:
+            self.plan_now = self.plan_now.shifted(1)
+        if self.plan_now is None or self.time % self.mind.search.every == 0:
+            which = torch.nonzero(plans)[:, 0].to(self.device)
+            generators = [generator(self.seeds[int(i)], EPISODE, PLAN, self.time) for i in which]
+            task = setting.task
+            goal = None if task.goal is None else task.goal[which]
+            situation = Situation(*(part[which] for part in self._situation()))
+            before = self.plan_now
+            if before is not None:
+                before = Plan(before.actions[which], before.cost[which], before.elites[which])
+            plan = self.actor.plan(situation, replace(task, goal=goal), before, generators)
+            self.calls += len(which)
+            self.plan_now = self._merged(plan, which, len(plans))
+        return self.plan_now.actions.nan_to_num(nan=0.0)
+
+    def _merged(self, plan: Plan, which: Tensor, batch: int) -> Plan:
+        """A plan for all environments; those that were not planned for have none (NaN)."""
+
+        def whole(part: Tensor) -> Tensor:
+            full = part.new_full((batch, *part.shape[1:]), torch.nan)
+            full[which] = part
+            return full
+
+        return Plan(whole(plan.actions), whole(plan.cost), whole(plan.elites), plan.evaluations)
+
+    def _given(self, actions: Tensor) -> Array:
+        if self.world.facts.discrete:
+            return np.asarray(actions.argmax(-1).cpu().numpy(), np.int64)
+        return np.asarray(actions.cpu().numpy(), np.float32)
+
+    # -- what it was made of -----------------------------------------------------------------------
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Planner and budget, for a table."""
+        search = self.mind.search
+        told = {"mode": self.mode, "critic": self.critic is not None}
+        if self.mode == "mode1":
+            return told
+        return told | {
+            "planner": type(self.actor.planner).__name__,
+            "horizon": search.horizon,
+            "samples": search.samples,
+            "iterations": search.iterations,
+            "every": search.every,
+        }
+
+    @torch.no_grad()
+    def explain(self) -> Explanation:
+        """The last decision."""
+        if self._last is None:
+            raise UserError("there is nothing to explain: the agent has not acted yet")
+        setting, state, whole = self._last
+        future = self.cost.imagined(self._situation(), whole[:, None])[:, 0]  # B H P D
+        terms = self.cost.intrinsic.terms(future, whole, setting.task)
+        told = {name: value.mean(1).cpu().numpy() for name, value in terms.items()}
+        if self.critic is not None:
+            goal = setting.task.goal if self.critic.goal else None
+            told["critic"] = self.critic(future[:, -1], goal).cpu().numpy()
+        imagined, aimed = None, None
+        if self.world.facts.state_size:
+            path = torch.cat((state[:, None], future), 1)
+            imagined = self.world.read(path, "state").cpu().numpy()
+            if setting.task.goal is not None:
+                aimed = self.world.read(setting.task.goal, "state").cpu().numpy()
+        modes = ["mode2" if plans else "mode1" for plans in setting.plans.tolist()]
+        return Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy())
+
+    # -- files -------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        env: BatchEnv | None = None,
+        mode: str = "auto",
+        device: torch.device | str = "cpu",
+        search: Search | None = None,
+    ) -> Agent:
+        """The agent of a run of `agent fit`; of a run of `world`, one that plans without a critic.
+
+        Args:
+            path: the run's folder.
+            env: that it will act in; one that does not fit is refused.
+            mode: `mode1`, `mode2` or `auto`.
+            device: where it computes.
+            search: how mode 2 looks, in place of the run's own.
+
+        Raises:
+            UserError: no agent there, another environment, or another kind of action.
+        """
+        if mode not in ("mode1", "mode2", "auto"):
+            raise UserError(f"mode must be mode1, mode2 or auto, not {mode!r}")
+        path = Path(path).expanduser()
+        world = load_world(path)
+        if env is not None:
+            refuse_other(world, env, path)
+        folder = path / FOLDER if (path / FOLDER).is_dir() else path
+        if not (folder / WEIGHTS).exists():
+            norm = getattr(env, "action_norm", None)
+            mind = Mind(reach_of(path), {"goal": 1.0}, search=search or FAR, norm=norm)
+            return cls(world, mind, mode=mode, device=device)
+        mind, critic, policy = _read(folder, world)
+        mind = replace(mind, search=search or mind.search)
+        return cls(world, mind, critic, policy, mode, device)
+
+
+def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
+    """Say it where an environment is not one that a world model can act in.
+
+    Raises:
+        UserError: another id, or another kind or number of actions.
+    """
+    facts = world.facts
+    if facts.env is not None and facts.env != env.id:
+        raise UserError(f"{path} was trained on {facts.env} and cannot act in {env.id}")
+    if (facts.discrete, facts.action_size) != (env.discrete, env.action_size):
+        kinds = ("numbers", "kinds")
+        raise UserError(
+            f"{path} gives actions of {facts.action_size} {kinds[facts.discrete]}; {env.id} takes "
+            f"{env.action_size} {kinds[env.discrete]}"
+        )
+
+
+def reach_of(path: Path) -> float:
+    """What `world` measured: the distance of states two steps apart."""
+    summary = path / "summary.json"
+    found = read_json(summary).get("reach") if summary.exists() else None
+    if not isinstance(found, float):
+        raise UserError(f"{summary} tells no reach: finish the run of jepa-video world")
+    return found
+
+
+def save_agent(mind: Mind, critic: Critic, policy: ReactivePolicy, folder: Path) -> None:
+    """Write an agent's weights and config; a crash leaves no half of them."""
+    parts = {"critic": critic, "policy": policy}
+    weights = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
+    with whole_folder(folder) as draft:
+        save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / CONFIG).write_text(json.dumps(asdict(mind), indent=2) + "\n")
+
+
+def _read(folder: Path, world: WorldModel) -> tuple[Mind, Critic, ReactivePolicy]:
+    entries, weights = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
+    facts, width = world.facts, world.state.width * world.state.tokens
+    try:
+        known = {one.name for one in fields(Mind)}
+        told = {name: value for name, value in entries.items() if name in known}
+        told["search"] = Search(**told["search"])
+        told["zones"] = tuple(
+            Zone(tuple(z["low"]), tuple(z["high"]), z["margin"]) for z in told["zones"]
+        )
+        mind = Mind(**told)
+        critic = Critic(width, mind.goal, mind.hidden, mind.members)
+        policy = ReactivePolicy(width, facts.action_size, facts.discrete, mind.goal, mind.hidden)
+        for name, part in (("critic.", critic), ("policy.", policy)):
+            part.load_state_dict(
+                {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
+            )
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        told_of = " ".join(str(error).split())
+        raise UserError(f"{folder} holds an agent that does not load: {told_of}") from error
+    return mind, critic.requires_grad_(False), policy.requires_grad_(False)

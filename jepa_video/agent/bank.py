@@ -1,0 +1,203 @@
+"""The bank: states of whole episodes, encoded once, and pairs of state and goal drawn from them.
+
+Legend: E episodes of at most T states, F fields of a state `P D`, B pairs of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data.episode_module import as_gathered
+from ..data.episodes import EpisodeSet
+from ..data.ledger import Ledger
+from ..data.loader import ExactLoader
+from ..data.notice import Notice
+from ..data.sampler import ClipSampler, Key
+from ..distributed import rank, world_size
+from ..errors import UserError
+from ..randomness import CLIP, generator
+from ..training.world_model import WorldModel
+
+_FRAMES = 512  # encoded at once
+_ANYWHERE = 0.75  # share of the goals that may be any state of the episode
+
+
+class Bank(Dataset[dict[str, Tensor]]):
+    """States with their actions and rewards; a key draws a state and a goal for it.
+
+    Goals are states of the same episode, before or after: what can be reached, in a scene that is
+    the same. A quarter of them lies within `near` steps.
+
+    Args:
+        seed: of the goals.
+        near: steps.
+    """
+
+    def __init__(self, seed: int = 0, near: int = 20) -> None:
+        self.seed, self.near = seed, near
+        self.states: list[Tensor] = []  # T P D each
+        self.actions: list[Tensor] = []  # T-1 A each
+        self.rewards: list[Tensor] = []  # T-1 each
+        self._where: Tensor | None = None
+
+    def add(self, states: Tensor, actions: Tensor, rewards: Tensor) -> None:
+        """One episode: `T P D`, `T-1 A`, `T-1`."""
+        self.states.append(states)
+        self.actions.append(actions)
+        self.rewards.append(rewards)
+        self._where = None
+
+    def drop(self, count: int) -> None:
+        """Forget the oldest episodes, all but `count`."""
+        for part in (self.states, self.actions, self.rewards):
+            del part[: max(len(part) - count, 0)]
+        self._where = None
+
+    def __len__(self) -> int:
+        return len(self._table()[0])
+
+    def _table(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of each step that was taken: its row in `flat`, first row and length of its episode."""
+        if self._where is None:
+            if not self.states:
+                raise UserError("there are no episodes to learn from")
+            lengths = torch.tensor([len(s) for s in self.states])
+            first = lengths.cumsum(0) - lengths
+            steps = torch.cat(
+                [torch.arange(n - 1) + f for n, f in zip(lengths, first, strict=True)]
+            )
+            episode = torch.repeat_interleave(torch.arange(len(lengths)), lengths - 1)
+            self._flat = torch.cat(self.states)
+            self._acts, self._gains = torch.cat(self.actions), torch.cat(self.rewards)
+            self._first, self._lengths, self._where = first[episode], lengths[episode], steps
+        return self._where, self._first, self._lengths, self._flat, self._acts
+
+    def __getitem__(self, key: Key | int) -> dict[str, Tensor]:
+        return {name: rows[0] for name, rows in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Tensor]:
+        """`state`, `goal`, `next` `B P D`, `action` `B A`, `reward` `B`; `ahead` `B`.
+
+        `ahead` tells how many steps after the state memory was at the goal; 0 or less: before it.
+        """
+        where, first, lengths, flat, actions = self._table()
+        index = torch.tensor([key[0] if isinstance(key, tuple) else key for key in keys])
+        draw = keys[0][1] if isinstance(keys[0], tuple) else int(index[0])
+        even = torch.rand(3, len(index), generator=generator(self.seed, CLIP, draw))
+        row = where[index]
+        low, high = first[index], first[index] + lengths[index] - 1
+        anywhere = low + (even[0] * (high - low + 1)).long()
+        close = row + ((2 * even[1] - 1) * (self.near + 1)).long()
+        goal = torch.where(even[2] < _ANYWHERE, anywhere, close.clamp(low, high))
+        return {
+            "state": flat[row],
+            "goal": flat[goal],
+            "next": flat[row + 1],
+            "action": actions[index],
+            "reward": self._gains[index],
+            "ahead": goal - row,
+        }
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the states, `P*D` each."""
+        flat = self._table()[3].flatten(1)
+        return flat.mean(0), flat.std(0).clamp_min(1e-4)
+
+
+class BankData(LightningDataModule):
+    """Pairs of the bank for a learner, in an order that resumes exactly.
+
+    Args:
+        root: a folder of jepa-video collect, or a LeRobot dataset: the memory that is learned from.
+        share: the part of its training episodes that is used, nested.
+        val_share: the part that is left out, as the world model left it out.
+        batch_size: pairs of a batch, on each device.
+        near: a quarter of the goals lies within so many steps of the state.
+        seed: of order, goals and share.
+        image: the key of the pictures, where the dataset has several.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        share: float = 1.0,
+        val_share: float = 0.1,
+        batch_size: int = 256,
+        near: int = 20,
+        seed: int = 0,
+        image: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2 or near < 1:
+            raise UserError(
+                f"data.batch_size must be 2 or more and data.near 1, not {batch_size} and {near}"
+            )
+        self.root, self.share, self.val_share, self.image = root, share, val_share, image
+        self.batch_size, self.seed = batch_size, seed
+        self.bank = Bank(seed, near)
+        self.episodes: EpisodeSet | None = None
+
+    def open(self, size: int) -> EpisodeSet:
+        """The training episodes, with frames of `size` pixels; decoded at the first call."""
+        if self.episodes is None:
+            with Notice(self.root, "decoding", "episodes") as notice:
+                whole = EpisodeSet(self.root, self.image, size, progress=notice)
+            self.episodes = whole.split(self.val_share)[0].part(self.share, self.seed)
+        return self.episodes
+
+    @property
+    def unreadable(self) -> Ledger:
+        """The files that could not be read."""
+        assert self.episodes is not None
+        return self.episodes.unreadable
+
+    def train_dataloader(self) -> ExactLoader:
+        """Every step once in an epoch, in equal parts for the ranks."""
+        sampler = ClipSampler(
+            [len(self.bank)],
+            rank=rank(),
+            world=world_size(),
+            batch=self.batch_size,
+            seed=self.seed,
+        )
+        return ExactLoader(
+            self.bank,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            workers=0,
+            collate=as_gathered,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def held_out(self, clips: int) -> Iterator[dict[str, Tensor]]:
+        """Nothing: an agent is judged in its environment."""
+        return iter(())
+
+
+@torch.no_grad()
+def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.device) -> None:
+    """Fill the bank with the states of all chosen episodes."""
+    k = world.encoder.frames
+    for index in range(len(episodes)):
+        one = episodes.episode(index)
+        states = states_of(world, one.frames, one.states, device)
+        actions = torch.from_numpy(np.array(one.actions))[k - 1 :]
+        bank.add(states, actions, torch.from_numpy(np.array(one.rewards))[k - 1 :])
+
+
+@torch.no_grad()
+def states_of(world: WorldModel, frames: Any, own: Any, device: torch.device) -> Tensor:
+    """The states `n-K+1 P D`, on the CPU, of an episode's frames `n H W 3`."""
+    video = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)
+    felt, k, parts = torch.from_numpy(np.array(own)), world.encoder.frames, []
+    for start in range(0, len(video) - k + 1, _FRAMES):
+        rows = slice(start, start + _FRAMES + k - 1)
+        parts.append(world.encode(video[None, rows].to(device), felt[None, rows].to(device))[0])
+    return torch.cat(parts).cpu()

@@ -1,0 +1,205 @@
+"""The cost module: what is felt now (intrinsic, immutable) and what will be felt (the critic).
+
+    C(s) = IC(s) + TC(s)        IC(s) = sum_i u_i IC_i(s)       TC(s_t) ~ sum_k g^k IC(s_(t+k))
+
+LeCun (2022), section 3.2: the configurator sets the weights u_i; the critic learns from memory to
+predict future intrinsic cost. Shapes: states `... P D`, actions `... A`, goals `B P D`; the terms
+of a plan are `B S H`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..models.blocks import Mlp
+from ..training.world_model import WorldModel
+from .task import Situation, Task, Zone
+
+Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
+
+
+class IntrinsicCost:
+    """Named terms of a state and the action that led there, each 0 where all is well.
+
+    Immutable: it has no parameters, no gradient changes it, and an attribute cannot be set. What
+    differs from task to task is the `Task`, which is data.
+
+    `goal`: `1 - exp(-|s - s_goal|^2 / 2 r^2)`: near 1 far from the goal, so that a plan's cost
+    counts the steps until it is there. `distance`: the mean squared distance itself, in units of
+    r. `reward`: the negative of the reward that a linear probe reads off the state. `effort`: the
+    mean square of the action. `zone`: 1 inside of a box of the environment's state that is read
+    off, falling to 0 over the margin.
+
+    Args:
+        reach: r, the distance of states that count as the same place.
+        read: tells `state` and `reward` of a state, as `WorldModel.read` does.
+    """
+
+    TERMS: Final = ("goal", "distance", "reward", "effort", "zone")
+    __slots__ = ("reach", "read")
+    reach: float
+    read: Read
+
+    def __init__(self, reach: float, read: Read) -> None:
+        object.__setattr__(self, "reach", float(reach))
+        object.__setattr__(self, "read", read)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"the intrinsic cost is immutable: {name} cannot be set")
+
+    def terms(self, states: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
+        """The terms with a weight, weighted: states `B ... P D` and actions `B ... A` to `B ...`.
+
+        Raises:
+            UserError: an unknown term, or one that needs a goal where there is none.
+        """
+        told: dict[str, Tensor] = {}
+        for name, weight in task.weights.items():
+            if name not in self.TERMS:
+                raise UserError(f"there is no cost {name!r}; there are {', '.join(self.TERMS)}")
+            if weight:
+                told[name] = weight * getattr(self, f"_{name}")(states, actions, task)
+        return told
+
+    def __call__(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
+        """The sum of the terms, `B ...`."""
+        told = list(self.terms(states, actions, task).values())
+        if not told:
+            return states.new_zeros(states.shape[:-2])
+        return torch.stack(told).sum(0)
+
+    def _gap(self, states: Tensor, task: Task) -> Tensor:
+        """Squared distance from the goal in units of r, `B ...`."""
+        if task.goal is None:
+            raise UserError("the costs goal and distance need a goal; this task has none")
+        goal = task.goal.view(len(task.goal), *[1] * (states.ndim - 3), *task.goal.shape[1:])
+        return (states - goal).square().sum((-2, -1)) / self.reach**2
+
+    def _goal(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
+        return 1 - torch.exp(-self._gap(states, task) / 2)
+
+    def _distance(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
+        return self._gap(states, task)
+
+    def _reward(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
+        return -self.read(states, "reward")[..., 0]
+
+    def _effort(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
+        return actions.square().mean(-1)
+
+    def _zone(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
+        where = self.read(states, "state")
+        total = where.new_zeros(where.shape[:-1])
+        for zone in task.zones:
+            total = total + inside(where, zone)
+        return total
+
+
+def inside(where: Tensor, zone: Zone) -> Tensor:
+    """1 within the box, 0 from the margin on, linear between: `... S` to `...`."""
+    size = len(zone.low)
+    low, high = where.new_tensor([zone.low, zone.high])
+    out = torch.maximum(low - where[..., :size], where[..., :size] - high).amax(-1)
+    return (1 - out / max(zone.margin, 1e-6)).clamp(0, 1)
+
+
+class Critic(nn.Module):
+    """Predicts the discounted intrinsic cost that is to come, by several networks.
+
+    They differ by their first weights and by what they make of them; where they disagree, it has
+    not seen enough. Costs are at least 0 where terms are, but a reward makes them negative, so that
+    the answer is not bounded.
+
+    Args:
+        width: `D` times `P` of a state.
+        goal: whether a goal is looked at.
+        hidden: width inside.
+        members: networks.
+    """
+
+    def __init__(self, width: int, goal: bool = True, hidden: int = 256, members: int = 2) -> None:
+        super().__init__()
+        self.goal = goal
+        wide = 3 * width if goal else width
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(wide, hidden), nn.LayerNorm(hidden), nn.GELU(), Mlp(hidden, hidden, 1)
+            )
+            for _ in range(members)
+        )
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """What each network says: `N P D` and `N P D` to `M N`."""
+        s = (states.flatten(1) - self.mean) / self.std
+        if self.goal:
+            if goal is None:
+                raise UserError("this critic was trained for goals; the task has none")
+            g = (goal.flatten(1) - self.mean) / self.std
+            s = torch.cat((s, g, s - g), 1)
+        return torch.stack([member(s)[:, 0] for member in self.members])
+
+    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """The mean of the networks, `N`."""
+        return self.each(states, goal).mean(0)
+
+
+class WorldCost:
+    """`cost(situation, actions[B, S, H, A], task) -> [B, S]`: all that a planner asks.
+
+    Intrinsic cost of every imagined state on the way, discounted, and the critic's word at the end.
+    The present is encoded once, before; candidates cost rollouts of the dynamics alone.
+
+    Args:
+        world: imagines.
+        intrinsic: judges what is imagined.
+        critic: judges what comes after; None for nothing.
+        discount: of each step.
+        final: weight of the intrinsic cost at the last step beside its share, where there is no
+            critic.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        intrinsic: IntrinsicCost,
+        critic: Critic | None = None,
+        discount: float = 0.97,
+        final: float = 0.0,
+    ) -> None:
+        self.world, self.intrinsic, self.critic = world, intrinsic, critic
+        self.discount, self.final = discount, final
+
+    def __call__(
+        self, state: Situation, actions: Tensor, task: Task, z: Tensor | None = None
+    ) -> Tensor:
+        """Candidates `B S H A`, with latents `B S L Z` where the world has some, to costs `B S`."""
+        future = self.imagined(state, actions, z)  # B S H P D
+        running = self.intrinsic(future, actions, task)  # B S H
+        horizon = actions.shape[2]
+        powers = torch.arange(horizon, device=actions.device, dtype=actions.dtype)
+        total = (running * self.discount**powers).sum(-1) + self.final * running[..., -1]
+        if self.critic is None:
+            return total
+        last, goal = future[:, :, -1].flatten(0, 1), task.goal
+        each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
+        later = self.critic(last, each if self.critic.goal else None).view(total.shape)
+        whole: Tensor = total + self.discount**horizon * later
+        return whole
+
+    def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        """The states `B S H P D` that candidates `B S H A` lead to."""
+        batch, samples = actions.shape[:2]
+        known, past = (part.repeat_interleave(samples, 0) for part in state)
+        each = None if z is None else z.flatten(0, 1)
+        future = self.world.imagine(known, actions.flatten(0, 1), each, past)
+        shaped: Tensor = future.view(batch, samples, *future.shape[1:])
+        return shaped

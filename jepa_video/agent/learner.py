@@ -1,0 +1,239 @@
+"""What an agent learns in imagination: a critic of future cost, and a policy distilled from plans.
+
+    V(s, g) = min over plans of m steps of  sum_k d^(k-1) c(s_k, g) + d^m V'(s_m, g)
+              and never more than what memory took from s to g
+    policy: towards the best of these plans' first actions, or down the critic's slope through the
+    world model, or towards what the data did
+
+The states are those of memory; what follows an action is imagined by the frozen world model, so
+that no environment is needed. V' is a slow average of V (a target network).
+
+Shapes: pairs `B P D`, candidates `B S A`, states of candidates `N P D` with N = B S.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from ..distributed import rank
+from ..errors import UserError
+from ..randomness import LATENT, generator
+from ..training.schedules import warmup_cosine
+from ..training.target import ema_update, frozen_copy
+from ..training.world_model import WorldModel
+from .bank import Bank
+from .cost import Critic, IntrinsicCost
+from .planners.base import Limits
+from .policy import ReactivePolicy
+from .task import Task
+
+Source = Literal["plans", "critic", "data"]
+
+
+class AgentLearner(L.LightningModule):
+    """Critic and policy of an agent.
+
+    Args:
+        world: frozen.
+        intrinsic: the cost that is foretold.
+        weights: of its terms while it learns.
+        goal: whether there are goals.
+        norm: longest action; None where each number has its own limits alone.
+        source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
+            cost and critic through the world model), `data` (actions of memory, by relabelling:
+            the goal is where they led).
+        candidates: actions that are tried in each state.
+        holds: for how many steps each is held; a plan of several steps carries costs further.
+        hidden: width of critic and policy.
+        members: networks of the critic.
+        discount: of each step.
+        momentum: of the target network.
+        learning_rate: peak.
+        warmup: share of all steps in which the learning rate rises.
+        weight_decay: on all weights.
+        seed: of the candidates.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        intrinsic: IntrinsicCost,
+        weights: dict[str, float],
+        goal: bool,
+        norm: float | None = None,
+        source: Source = "plans",
+        candidates: int = 16,
+        holds: tuple[int, ...] = (1, 3),
+        hidden: int = 256,
+        members: int = 2,
+        discount: float = 0.97,
+        momentum: float = 0.99,
+        learning_rate: float = 1e-3,
+        warmup: float = 0.02,
+        weight_decay: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if candidates < 2 or members < 1 or not holds or min(holds) < 1:
+            raise UserError("candidates must be 2 or more, members and holds 1 or more")
+        if not 0 < discount < 1:
+            raise UserError(f"discount must be between 0 and 1, not {discount}")
+        facts, width = world.facts, world.state.width * world.state.tokens
+        self._world = [world]  # not a submodule: it is not trained, saved or moved with this
+        self.intrinsic, self.weights, self.goal = intrinsic, dict(weights), goal
+        self.source: Source = source
+        self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
+        self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
+        self.critic = Critic(width, goal, hidden, members)
+        self.target = cast(Critic, frozen_copy(self.critic))
+        self.policy = ReactivePolicy(width, facts.action_size, facts.discrete, goal, hidden)
+        self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
+        self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
+
+    @property
+    def world(self) -> WorldModel:
+        """The world model."""
+        return self._world[0]
+
+    def scale_to(self, mean: Tensor, std: Tensor) -> None:
+        """The scale of the states, `P*D` each, for critic and policy."""
+        for part in (self.critic, self.target, self.policy):
+            part.mean.copy_(mean)
+            part.std.copy_(std)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Foresee the best of some plans, learn its cost, and to act as it does."""
+        self.draws += 1
+        draw = generator(self.seed, LATENT, rank(), self.draws)
+        state, goal = batch["state"], batch["goal"] if self.goal else None
+        with torch.no_grad():
+            actions = self.proposals(state, goal, batch["action"], draw)  # B S A
+            costs = self.outcome(state, goal, actions, draw)  # B S
+            best = costs.min(1)
+            cost = torch.minimum(best.values, self.lived(batch["ahead"]))
+        told = self.critic.each(state, goal)  # M B
+        error = (told - cost).square().mean()
+        acted = self.imitated(batch, goal, actions, best.indices, draw)
+        loss = error + acted
+        facts = {"critic": error.detach(), "policy": acted.detach()}
+        facts |= {"cost": cost.mean(), "doubt": told.detach().std(0).mean()}
+        self.log_dict({"loss": loss.detach(), **facts})
+        return {"loss": loss}
+
+    def proposals(
+        self, state: Tensor, goal: Tensor | None, done: Tensor, draw: torch.Generator
+    ) -> Tensor:
+        """Candidates `B S A`: what the policy would do and did, and draws over all actions."""
+        known = torch.stack((self.policy.best(state, goal), done), 1)
+        drawn = self.policy.sample(state, goal, 2, draw)
+        tried = torch.cat((known, drawn, self._anything(state, draw)), 1)
+        return tried if self.limits is None else self.limits.clip(tried)
+
+    def _anything(self, state: Tensor, draw: torch.Generator) -> Tensor:
+        """Draws that know nothing: `B S-4 A`, with the rest and the edge among them."""
+        facts, count = self.world.facts, max(self.candidates - 4, 1)
+        shape = (len(state), count, facts.action_size)
+        noise = torch.randn(shape, generator=draw).to(state)
+        if facts.discrete:
+            kinds = torch.nn.functional.one_hot(noise.argmax(-1), facts.action_size)
+            return kinds.to(state.dtype)
+        long = noise / noise.abs().amax(-1, keepdim=True).clamp_min(1e-6)  # on the edge of the box
+        share = torch.rand(shape[:2], generator=draw).to(state)[..., None]
+        return long * torch.where(share < 0.7, 1.0, share - 0.7)
+
+    def outcome(
+        self, state: Tensor, goal: Tensor | None, actions: Tensor, draw: torch.Generator
+    ) -> Tensor:
+        """Cost of holding each action for the best of `holds` steps and what V' adds: `B S`."""
+        count = actions.shape[1]
+        now, act = state.repeat_interleave(count, 0), actions.flatten(0, 1)
+        aim = None if goal is None else goal.repeat_interleave(count, 0)
+        task, z = Task(aim, self.weights), self._future(now, draw)
+        total = now.new_zeros(len(now))
+        least = torch.full_like(total, torch.inf)
+        for step in range(1, self.holds[-1] + 1):
+            now = self.world.imagine(now[:, None], act[:, None], z)[:, 0]
+            total = total + self.discount ** (step - 1) * self.intrinsic(now, act, task)
+            if step in self.holds:
+                later = self.target.each(now, aim).amax(0)  # the least hopeful network
+                least = torch.minimum(least, total + self.discount**step * later)
+        return least.view(len(state), count)
+
+    def lived(self, ahead: Tensor) -> Tensor:
+        """The most that the way of memory from state to goal can have cost, `B`.
+
+        Memory was at the goal so many steps later, and no step costs more than the weight. It says
+        nothing where the goal came first, or where other terms are asked for.
+        """
+        most = torch.full(ahead.shape, torch.inf, device=ahead.device)
+        if not self.goal or set(self.weights) != {"goal"}:
+            return most
+        steps = (1 - self.discount ** ahead.float()) / (1 - self.discount)
+        return torch.where(ahead >= 0, self.weights["goal"] * steps, most)
+
+    def _future(self, now: Tensor, draw: torch.Generator) -> Tensor | None:
+        drawn = self.world.futures(now[:, None], 1, draw) if self.world.latent.dim else None
+        return None if drawn is None else drawn[:, 0]
+
+    def imitated(
+        self,
+        batch: dict[str, Tensor],
+        goal: Tensor | None,
+        actions: Tensor,
+        best: Tensor,
+        draw: torch.Generator,
+    ) -> Tensor:
+        """The policy's loss by its source."""
+        state = batch["state"]
+        if self.source == "critic" and not self.world.facts.discrete:
+            tried = self.policy.sample(state, goal, 1, draw)
+            return self.outcome(state, goal, tried, draw).mean()
+        if self.source == "data":
+            reached = batch["next"] if self.goal else None
+            return -self.policy.log_likelihood(state, reached, batch["action"]).mean()
+        chosen = actions[torch.arange(len(best), device=best.device), best]
+        return -self.policy.log_likelihood(state, goal, chosen).mean()
+
+    @torch.no_grad()
+    def doubt_of(self, bank: Bank, quantile: float, count: int = 4096) -> float:
+        """The quantile of the critic's disagreement over states and goals of memory."""
+        index = [i * len(bank) // count for i in range(min(count, len(bank)))]
+        batch = {name: part.to(self.device) for name, part in bank.__getitems__(index).items()}
+        told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)
+        return float(told.std(0).quantile(quantile)) if len(told) > 1 else 0.0
+
+    # Lightning's side
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, warm-up and cosine to a tenth."""
+        weights = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = int(self.warmup * total)
+
+        def rate(step: int) -> float:
+            return warmup_cosine(step + 1, total, warmup, 0.0, 1.0, 0.1)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The target network moves inside the step, so that no checkpoint comes between."""
+        super().optimizer_step(*args, **kwargs)
+        ema_update(self.target, self.critic, self.momentum)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The counter of the draws."""
+        checkpoint["agent_learner"] = {"draws": self.draws}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counter."""
+        self.draws = checkpoint["agent_learner"]["draws"]

@@ -1,0 +1,91 @@
+"""Mode 1: a policy that acts from the state alone, without planning.
+
+Shapes: states `N P D`, goals `N P D`, actions `N A` in [-1, 1], one-hot where they are kinds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..models.blocks import Mlp
+
+_LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
+
+
+class ReactivePolicy(nn.Module):
+    """State and goal to a distribution over actions: squashed normal, or categorical.
+
+    Args:
+        width: `D` times `P` of a state.
+        action: `A`, or the number of kinds.
+        discrete: whether actions are kinds.
+        goal: whether a goal is looked at.
+        hidden: width inside.
+    """
+
+    def __init__(
+        self, width: int, action: int, discrete: bool, goal: bool = True, hidden: int = 256
+    ) -> None:
+        super().__init__()
+        self.discrete, self.goal, self.action = discrete, goal, action
+        wide = 3 * width if goal else width
+        self.enter, self.norm = nn.Linear(wide, hidden), nn.LayerNorm(hidden)
+        self.leave = Mlp(hidden, hidden, action if discrete else 2 * action)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """What the distribution is made of: logits `N A`, or means and log deviations `N 2A`."""
+        s = (states.flatten(1) - self.mean) / self.std
+        if self.goal:
+            if goal is None:
+                raise UserError("this policy was trained for goals; the task has none")
+            g = (goal.flatten(1) - self.mean) / self.std
+            s = torch.cat((s, g, s - g), 1)
+        told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
+        return told
+
+    def best(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """The likeliest action: `tanh` of the mean, or one-hot."""
+        told = self(states, goal)
+        if self.discrete:
+            return F.one_hot(told.argmax(-1), self.action).float()
+        return torch.tanh(told[:, : self.action])
+
+    def sample(
+        self, states: Tensor, goal: Tensor | None, count: int, generator: torch.Generator
+    ) -> Tensor:
+        """`count` draws for each state, `N count A`."""
+        told = self(states, goal)
+        shape = (len(told), count, self.action)
+        if self.discrete:
+            even = torch.rand(shape, generator=generator).to(told).clamp(1e-6, 1 - 1e-6)
+            picks = (told[:, None] - (-even.log()).log()).argmax(-1)  # Gumbel
+            return F.one_hot(picks, self.action).float()
+        mean, log = told[:, None].chunk(2, -1)
+        noise = torch.randn(shape, generator=generator).to(told)
+        return torch.tanh(mean + log.clamp(_LEAST, _MOST).exp() * noise)
+
+    def log_likelihood(self, states: Tensor, goal: Tensor | None, actions: Tensor) -> Tensor:
+        """`log p(a | s, g)` in nats, `N`; of actions `N A`."""
+        told = self(states, goal)
+        if self.discrete:
+            kinds = actions.argmax(-1, keepdim=True)
+            chances: Tensor = told.log_softmax(-1).gather(1, kinds)
+            return chances[:, 0]
+        mean, log = told.chunk(2, -1)
+        inner = actions.clamp(-1 + 1e-4, 1 - 1e-4)
+        before = torch.atanh(inner)
+        log = log.clamp(_LEAST, _MOST)
+        off = (before - mean) * (-log).exp()
+        normal = -0.5 * off.square() - log - 0.5 * math.log(2 * math.pi)
+        correction = 2 * (math.log(2) - before - F.softplus(-2 * before))
+        likely: Tensor = (normal - correction).sum(-1)
+        return likely

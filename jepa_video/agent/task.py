@@ -1,0 +1,54 @@
+"""What an agent is asked for, and what it knows when it plans.
+
+Shapes: B environments, S candidates, H steps, states `P D`, actions `A`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A box in the environment's own state that is to be kept out of.
+
+    Args:
+        low: least value of each of the first numbers of a state.
+        high: largest value of each.
+        margin: how far outside of the box the cost begins to rise, in the unit of the state.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    margin: float = 2.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for, as data: nothing is trained where it changes.
+
+    Args:
+        goal: the state to reach, `B P D`; None where rewards drive.
+        weights: of the terms of the intrinsic cost, by name; a term that is not named has none.
+        zones: boxes to keep out of, for the term `zone`.
+    """
+
+    goal: Tensor | None
+    weights: Mapping[str, float] = field(default_factory=lambda: {"goal": 1.0})
+    zones: tuple[Zone, ...] = ()
+
+
+class Situation(NamedTuple):
+    """What a plan begins with.
+
+    Attributes:
+        known: states up to now, `B T P D`.
+        past: actions between them, `B T-1 A`.
+    """
+
+    known: Tensor
+    past: Tensor

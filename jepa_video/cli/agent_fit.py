@@ -1,0 +1,34 @@
+"""`jepa-video agent fit`: critic and policy around a world model, then an agent that acts."""
+
+from __future__ import annotations
+
+HELP = """\
+usage: jepa-video agent fit --checkpoint RUN --data.root EPISODES [--OPTION VALUE ...]
+
+Learns in imagination, on a frozen world model, a critic (the intrinsic cost that is to come) and a
+policy (mode 1) that is distilled from the best of many imagined plans. The result is an agent:
+`jepa-video agent eval --checkpoint` plays it.
+
+  --checkpoint RUN          a run of jepa-video world
+  --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
+  --learn.source S          what the policy learns from: plans, critic or data
+  --learn.candidates N      plans that are tried in each state
+  --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
+  --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone
+  --search.horizon N, --search.samples N, --search.iterations N
+                            how mode 2 plans
+  --data.batch_size N       states on each device     --data.share S    part of the episodes
+  --trainer.max_steps N     optimiser steps           --seed N          of everything
+  --name NAME, --runs DIR   runs/NAME                 --wandb MODE      offline, online or off
+  --config FILE             YAML with any of the options
+  --resume RUN              go on with a run that was stopped or killed
+
+  --help-all                every option              --print_config    all settings as YAML
+"""
+
+
+def run(words: list[str]) -> int:
+    """Read the options, learn, write the agent."""
+    from .launch import launch
+
+    return launch(words, "agent fit")

@@ -1,0 +1,166 @@
+"""One agent job: a world model and memory, from settings to an agent that acts."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from ..agent.actor import Search
+from ..agent.agent import FOLDER, Mind, save_agent
+from ..agent.bank import BankData, encoded
+from ..agent.cost import IntrinsicCost
+from ..agent.learner import AgentLearner
+from ..agent.world_files import FOLDER as WORLD
+from ..agent.world_files import load_world, world_folder
+from ..envs.registry import make_batch
+from ..errors import UserError
+from ..evaluation.foresight import stride
+from ..training.pretrain import Parts, millions, prepare
+from ..training.run import Run
+from ..training.stops import StopRequests
+from .options import add_room_options, run_parser
+from .training_job import TrainingJob
+
+STEPS = 3000
+DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
+
+
+def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
+    """Every option of `agent fit`."""
+    parser = run_parser("agent fit")
+    parser.add_argument("--checkpoint", type=str | None, help="a run of jepa-video world")
+    parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
+    skip = {"world", "intrinsic", "weights", "goal", "norm"}
+    parser.add_class_arguments(AgentLearner, "learn", skip=skip, instantiate=False)
+    parser.add_class_arguments(Search, "search")
+    add_room_options(parser, BankData, "learn", "checkpoints")  # --checkpoint is the world
+    parser.set_defaults({"trainer.max_steps": STEPS, "trainer.gradient_clip_val": 5.0})
+    return parser
+
+
+class AgentJob(TrainingJob):
+    """A run of `agent fit`; arguments and errors are those of every training."""
+
+    verb = "agent fit"
+    data: BankData
+
+    def build(self) -> None:
+        """World model, memory, and what learns."""
+        if self.config.checkpoint is None:
+            raise UserError("agent fit needs --checkpoint RUN: a run of jepa-video world")
+        self.world = load_world(self.config.checkpoint)
+        facts = self.world.facts
+        episodes = self.data.open(self.world.encoder.image)
+        if (episodes.facts.action_size, episodes.facts.discrete) != (
+            facts.action_size,
+            facts.discrete,
+        ):
+            raise UserError(
+                f"{self.data.root} has actions of {episodes.facts.action_size} numbers and "
+                f"{self.config.checkpoint} takes {facts.action_size}"
+            )
+        goal, norm = _of_environment(facts.env, facts.settings)
+        weights = self.config.cost or {"goal" if goal else "reward": 1.0}
+        device = self.device
+        encoded(self.world.to(device), episodes, self.data.bank, device)
+        self.mind = Mind(
+            reach=stride(self.data.bank.states),
+            weights=dict(weights),
+            goal=goal,
+            discount=self.made.learn.discount,
+            search=self.made.search,
+            hidden=self.made.learn.hidden,
+            members=self.made.learn.members,
+            norm=norm,
+        )
+        intrinsic = IntrinsicCost(self.mind.reach, self.world.read)
+        settings = dict(vars(self.made.learn))
+        self.module = AgentLearner(
+            self.world, intrinsic, self.mind.weights, goal, norm=norm, **settings
+        )
+        self.module.scale_to(*self.data.bank.moments())
+
+    def stages(
+        self, run: Run, resume_from: Path | None, stops: StopRequests
+    ) -> Iterator[tuple[Parts, Path | None]]:
+        """One training."""
+        parts = prepare(
+            run,
+            self.module,
+            self.data,
+            self.trainer_options,
+            lambda held_out: [],
+            stops=stops,
+            loggers=self.loggers(run),
+            checkpoint=self.made.checkpoints,
+            watch=self.made.watch,
+            screen=self.screen,
+            seed=self.config.seed,
+        )
+        yield parts, resume_from
+
+    def start_lines(self, parts: Parts) -> list[str]:
+        """What is learned from what."""
+        module, bank = self.module, self.data.bank
+        sizes = [millions(part.parameters()) for part in (module.critic, module.policy)]
+        cost = ", ".join(f"{weight:g} {name}" for name, weight in self.mind.weights.items())
+        return [
+            f"run       {parts.run.path}",
+            f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
+            f"critic    {sizes[0]}; policy {sizes[1]}, from {module.source}; cost: {cost}",
+            f"training  {parts.trainer.max_steps} steps of {self.data.batch_size} states",
+        ]
+
+    def facts(self, parts: Parts) -> dict[str, Any]:
+        """What the training knows about itself."""
+        pairs, wait = parts.health.total()
+        return {
+            "kind": "agent",
+            "steps": parts.trainer.global_step,
+            "seed": self.config.seed,
+            "env": self.world.facts.env,
+            "states_per_second": pairs,
+            "data_wait": wait,
+            "episodes": len(self.data.bank.states),
+            "reach": self.mind.reach,
+        }
+
+    def conclude(self, run: Run, stages: Sequence[Parts], started: float) -> None:
+        """Write the agent with its world model, and say how to play it."""
+        (parts,) = stages
+        doubt = self.module.doubt_of(self.data.bank, DOUBT)
+        save_agent(
+            replace(self.mind, doubt=doubt), self.module.critic, self.module.policy,
+            run.path / FOLDER,
+        )  # fmt: skip
+        shutil.copytree(
+            world_folder(Path(self.config.checkpoint)), run.path / WORLD, dirs_exist_ok=True
+        )
+        run.update_summary(**self.facts(parts), doubt=doubt, status="finished")
+        minutes = (time.monotonic() - started) / 60
+        screen = self.screen
+        screen.print(f"\n{parts.trainer.global_step} steps in {minutes:.1f} min")
+        screen.print(f"agent     {run.path / FOLDER}\n")
+        env = self.world.facts.env or "ID"
+        screen.print(
+            f"  jepa-video agent eval --env {env} --policy mode1,mode2 --checkpoint {run.path}\n"
+        )
+        screen.print("  from jepa_video import Agent", markup=False)
+        screen.print(f'  agent = Agent.load("{run.path}")', markup=False)
+
+
+def _of_environment(id: str | None, settings: dict[str, Any]) -> tuple[bool, float | None]:
+    """Whether an environment shows goals, and its longest action."""
+    if id is None:
+        return True, None
+    env = make_batch(id, 1, **settings)
+    try:
+        return "goal" in env.single_observation_space.spaces, env.action_norm  # type: ignore
+    finally:
+        env.close()

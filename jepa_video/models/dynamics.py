@@ -1,0 +1,233 @@
+"""Dynamics: the state after an action, from the states and actions up to it.
+
+    s_(t+1) = s_t + change(s_(t-K+1) ... s_t, a_(t-K+1) ... a_t, z)
+
+The action enters through adaptive layer-norm, as in diffusion transformers (Peebles and Xie 2023,
+section 3.2); jepa-wms (Terver et al. 2025) found it the best of the ways that it compared.
+
+Shapes: B environments, K states of the history, P tokens of a state, D their width, A numbers of an
+action, H steps, latent `B L Z`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .blocks import Block, Mlp, init_weights, rescale_residuals, run_blocks
+from .rope import grid_positions, rotary_tables
+
+
+class Dynamics(nn.Module):
+    """What every kind promises.
+
+    Attributes:
+        history: states that it looks at, `K`; where fewer are known, the first stands for those
+            before it, with actions of 0.
+        latent_width: `Z`; 0 where there is none.
+    """
+
+    history: int
+    latent_width: int
+
+    def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        """The state `B P D` after the last of `actions` `B K A`, taken in `states` `B K P D`."""
+        raise NotImplementedError
+
+    def rollout(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        z: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> Tensor:
+        """The states `B H P D` after each of `actions` `B H A`, each told from those told before.
+
+        Args:
+            states: known ones up to now, `B T P D`.
+            actions: from now on.
+            z: one latent for all steps, `B L Z`.
+            past: actions between the known states, `B T-1 A`; None where T is 1.
+        """
+        known, acted = self._begin(states, actions, past)
+        told = []
+        for step in range(actions.shape[1]):
+            acted = torch.cat((acted, actions[:, step : step + 1]), 1)
+            told.append(self(known, acted, z))
+            known = torch.cat((known[:, 1:], told[-1][:, None]), 1)
+            acted = acted[:, 1:]
+        return torch.stack(told, 1)
+
+    def _begin(
+        self, states: Tensor, actions: Tensor, past: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The last K states and the K - 1 actions between them, padded at the front."""
+        lack = self.history - states.shape[1]
+        past = actions[:, :0] if past is None else past
+        if lack > 0:
+            states = torch.cat((states[:, :1].expand(-1, lack, -1, -1), states), 1)
+            past = torch.cat((past.new_zeros(len(past), lack, past.shape[2]), past), 1)
+        keep = self.history - 1
+        return states[:, -self.history :], past[:, past.shape[1] - keep :]
+
+
+class VectorDynamics(Dynamics):
+    """Residual layers on one vector; the history is joined, the last action modulates.
+
+    Args:
+        width: `D` of the state.
+        tokens: `P`, which must be 1.
+        action: `A`.
+        latent_width: `Z`.
+        hidden: width inside.
+        depth: residual layers.
+        history: states that it looks at.
+        condition: width of what the modulation is made from; small, since planning pays for it.
+
+    Raises:
+        UserError: the state has several tokens.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        action: int,
+        latent_width: int = 0,
+        hidden: int = 128,
+        depth: int = 2,
+        history: int = 1,
+        condition: int = 32,
+    ) -> None:
+        super().__init__()
+        if tokens != 1:
+            raise UserError("VectorDynamics moves one vector: give model.state VectorState")
+        self.history, self.latent_width, self.hidden = history, latent_width, hidden
+        self.enter = nn.Linear(history * width + (history - 1) * action, hidden)
+        self.act = nn.Linear(action + latent_width, condition)
+        self.modulations = nn.ModuleList(nn.Linear(condition, 3 * hidden) for _ in range(depth))
+        self.layers = nn.ModuleList(Mlp(hidden, hidden) for _ in range(depth))
+        self.leave = nn.Linear(hidden, width)
+        for part in (*self.modulations, self.leave):  # at first nothing changes
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+
+    def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        """See `Dynamics`."""
+        seen = torch.cat((states.flatten(1), actions[:, :-1].flatten(1)), 1)
+        cause = actions[:, -1]
+        if self.latent_width:
+            if z is None:
+                raise ValueError("these dynamics are conditioned on a latent z; none was given")
+            cause = torch.cat((cause, z.mean(1).to(cause.dtype)), 1)
+        h, c = self.enter(seen), F.gelu(self.act(cause))
+        for modulation, layer in zip(self.modulations, self.layers, strict=True):
+            shift, scale, gate = modulation(c).chunk(3, -1)
+            normed = F.layer_norm(h, (self.hidden,))
+            h = h + (1 + gate) * layer(normed * (1 + scale) + shift)
+        change: Tensor = self.leave(F.layer_norm(h, (self.hidden,)))
+        return states[:, -1] + change[:, None]
+
+
+class TokenDynamics(Dynamics):
+    """A transformer over the tokens of the history; a token sees its own time and those before.
+
+    Each time slot is modulated by its action (and z) through adaptive layer-norm.
+
+    Args:
+        width: `D` of a token.
+        tokens: `P`, a square number.
+        action: `A`.
+        latent_width: `Z`.
+        hidden: width inside.
+        depth: blocks.
+        heads: attention heads.
+        history: states that it looks at.
+        checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        action: int,
+        latent_width: int = 0,
+        hidden: int = 96,
+        depth: int = 3,
+        heads: int = 3,
+        history: int = 2,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        side = round(tokens**0.5)
+        if side * side != tokens:
+            raise UserError(f"TokenDynamics needs a square grid of tokens, not {tokens} of them")
+        self.history, self.latent_width = history, latent_width
+        self.side, self.head, self.checkpointing = side, hidden // heads, checkpointing
+        self.enter = nn.Linear(width, hidden)
+        self.act = nn.Linear(action + latent_width, hidden)
+        self.blocks = nn.ModuleList(Block(hidden, heads, condition=hidden) for _ in range(depth))
+        self.norm, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, width)
+        self.apply(init_weights)
+        rescale_residuals(self.blocks)
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        """See `Dynamics`."""
+        _, k, p, _ = states.shape
+        cause = actions
+        if self.latent_width:
+            if z is None:
+                raise ValueError("these dynamics are conditioned on a latent z; none was given")
+            mean = z.mean(1, keepdim=True).expand(-1, k, -1)
+            cause = torch.cat((cause, mean.to(cause.dtype)), 2)
+        condition = F.gelu(self.act(cause)).repeat_interleave(p, 1)  # B KP hidden
+        time = torch.arange(k, device=states.device).repeat_interleave(p)
+        mask = time[:, None] >= time[None]
+        places = grid_positions((k, self.side, self.side), states.device)
+        tables = rotary_tables(places, self.head)
+        x = self.enter(states.flatten(1, 2))
+        x = run_blocks(self.blocks, x, tables, mask, condition, self.checkpointing)
+        change: Tensor = self.leave(self.norm(x[:, -p:]))
+        return states[:, -1] + change
+
+
+class InverseDynamics(nn.Module):
+    """The action between two states, from both: what a state must know to be steerable.
+
+    The change is given apart and at a scale of its own: between neighbours it is small.
+    """
+
+    def __init__(self, width: int, tokens: int, action: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.norm = nn.Parameter(torch.tensor(10.0))
+        self.map = Mlp(2 * width * tokens, hidden, action)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Actions `B T-1 A` from `B T P D`."""
+        flat = states.flatten(2)
+        change = self.norm * (flat[:, 1:] - flat[:, :-1])
+        told: Tensor = self.map(torch.cat((flat[:, :-1], change), -1))
+        return told
+
+
+class Readout(nn.Module):
+    """Linear maps of states that others read and that shape nothing: `... P D` to named numbers.
+
+    Args:
+        width: `D` times `P`.
+        sizes: numbers of each name.
+    """
+
+    def __init__(self, width: int, sizes: Sequence[tuple[str, int]]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes})
+
+    def forward(self, states: Tensor, name: str) -> Tensor:
+        """`... P D` to `... size`."""
+        told: Tensor = self.maps[name](states.flatten(-2))
+        return told

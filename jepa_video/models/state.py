@@ -1,0 +1,97 @@
+"""From the tokens of an encoder to the state that a world model moves.
+
+A state is `B P D`: one vector (P = 1), which is cheap to imagine with, or P patch tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rope import Grid
+
+
+class StateHead(nn.Module):
+    """What every state promises.
+
+    Attributes:
+        tokens: `P`.
+        width: `D`.
+    """
+
+    tokens: int
+    width: int
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encoder tokens `B N E` to a state `B P D`."""
+        raise NotImplementedError
+
+
+class VectorState(StateHead):
+    """One vector that knows what is where: each token is narrowed, and all are joined in order.
+
+    A mean over tokens would forget where things are; encoders with relative positions leave it to
+    the order.
+
+    Args:
+        width: `E` of the encoder's tokens.
+        grid: their grid.
+        dim: `D` of the state.
+        narrow: numbers that are kept of each token.
+        hidden: width of the hidden layer.
+    """
+
+    tokens = 1
+
+    def __init__(
+        self, width: int, grid: Grid, dim: int = 32, narrow: int = 16, hidden: int = 256
+    ) -> None:
+        super().__init__()
+        self.width = dim
+        self.narrow = nn.Linear(width, narrow)
+        self.enter = nn.Linear(narrow * math.prod(grid), hidden)
+        self.leave = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`B N E` to `B 1 D`."""
+        joined = F.gelu(self.narrow(tokens)).flatten(1)
+        state: Tensor = self.leave(F.gelu(self.enter(joined)))
+        return state[:, None]
+
+
+class PatchState(StateHead):
+    """The tokens of the last time slot, each narrowed to `dim` numbers.
+
+    Args:
+        width: `E` of the encoder's tokens.
+        grid: their grid.
+        dim: `D` of each token of the state.
+    """
+
+    def __init__(self, width: int, grid: Grid, dim: int = 32) -> None:
+        super().__init__()
+        self.tokens, self.width = grid[1] * grid[2], dim
+        self.leave = nn.Linear(width, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`B N E` to `B P D`."""
+        state: Tensor = self.leave(tokens[:, -self.tokens :])
+        return state
+
+
+class Proprioception(nn.Module):
+    """Adds what an agent feels of itself, `B F`, to its state `B P D`; at first it adds nothing."""
+
+    def __init__(self, felt: int, width: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(felt, hidden), nn.Linear(hidden, width)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, state: Tensor, felt: Tensor) -> Tensor:
+        """`B P D` and `B F` to `B P D`."""
+        moved: Tensor = state + self.leave(torch.tanh(self.enter(felt)))[:, None]
+        return moved

@@ -1,0 +1,58 @@
+"""A world of seconds: tiny episodes, world model and agent for tests."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from jepa_video.agent.actor import Search
+from jepa_video.agent.agent import Mind, save_agent
+from jepa_video.agent.cost import Critic
+from jepa_video.agent.policy import ReactivePolicy
+from jepa_video.agent.world_files import save_world
+from jepa_video.data.episodes import Facts
+from jepa_video.models.conv import ConvEncoder
+from jepa_video.training.world_model import WorldModel
+
+
+def facts(**changes) -> Facts:
+    told = dict(
+        env="TwoRooms", settings={}, action_size=2, discrete=False, action_low=(-1.0, -1.0),
+        action_high=(1.0, 1.0), action_names=("x", "y"), state_names=("x", "y"), state_size=2,
+        size=64, fps=10.0,
+    )  # fmt: skip
+    return Facts(**{**told, **changes})
+
+
+def world(frames: int = 1, told: Facts | None = None, **settings) -> WorldModel:
+    torch.manual_seed(0)
+    encoder = partial(ConvEncoder, frames=frames, tubelet=frames, channels=4, width=8)
+    return WorldModel(told or facts(), encoder=encoder, **settings)
+
+
+def batch(frames: int = 6, count: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    video = torch.randint(0, 256, (count, frames, 3, 64, 64), generator=draw, dtype=torch.uint8)
+    return {
+        "video": video,
+        "action": torch.rand(count, frames - 1, 2, generator=draw) * 2 - 1,
+        "state": torch.randn(count, frames, 2, generator=draw),
+        "reward": torch.randn(count, frames - 1, generator=draw),
+    }
+
+
+def save_tiny_agent(run: Path) -> None:
+    """A run folder with an untrained world model and agent."""
+    module = world()
+    settings = {
+        "encoder": {
+            "class_path": "jepa_video.models.conv.ConvEncoder",
+            "init_args": {"channels": 4, "width": 8},
+        }
+    }
+    save_world(module, settings, run / "world")
+    mind = Mind(1.0, {"goal": 1.0}, search=Search(3, 8, 2, 4), hidden=16, members=2, norm=1.0)
+    critic, policy = Critic(32, True, 16, 2), ReactivePolicy(32, 2, False, True, 16)
+    save_agent(mind, critic, policy, run / "agent")
