@@ -31,6 +31,8 @@ REFUSED = [
     (["--model.warmup", "-3"], "model.warmup must be from 0 to 1, not -3"),
     (["--model.weight_decay", "[0.1,-1]"], "model.weight_decay must be 0 or more"),
     (["--model.betas", "[0.9,1]"], "model.betas must be below 1"),
+    (["--trainer.devices", "100000"], "trainer.devices is 100000: so many processes are to share"),
+    (["--data.workers", "100000"], "data.workers must be from 0 to 1024, not 100000"),
     (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be 1 or more"),
     (["--checkpoint.keep", "0"], "checkpoint.keep must be 1 or more"),
     (["--watch.every_n_steps", "-1"], "watch.every_n_steps must be 0 or more, not -1"),

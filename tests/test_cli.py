@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import jepa_video
 from jepa_video.cli import VERBS, main
@@ -212,6 +213,7 @@ LACKING = [
     (OSError(28, "No space left on device", "a", None, "b.ckpt"), "write b.ckpt: No space left"),
     (PermissionError(13, "Permission denied", "runs/a"), "write runs/a: Permission denied"),
     (RuntimeError("PytorchStreamWriter failed writing file data/3"), "is the disk full?"),
+    (SafetensorError("I/O error: No space left on device (os error 28)"), "full? (I/O error"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "data.batch_size"),
     (RuntimeError("[enforce fail] can't allocate memory: 24000 bytes"), "out of memory"),
     (MemoryError(), "out of memory"),

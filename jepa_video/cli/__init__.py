@@ -100,8 +100,9 @@ def lacking(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _DISK:
         place = error.filename2 or error.filename
         return f"cannot read or write {place or 'a file'}: {error.strerror}"
-    if "PytorchStreamWriter failed writing" in text:  # what torch.save says of a full disk
-        return f"cannot write a checkpoint, is the disk full? ({text[:100]})"
+    # What torch.save and safetensors say of a full disk.
+    if "PytorchStreamWriter failed writing" in text or "No space left on device" in text:
+        return f"cannot write weights, is the disk full? ({text[:100]})"
     short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if short or "can't allocate memory" in text:
         return (

@@ -142,10 +142,10 @@ def _data(config: Any, root: str) -> Any:
 
 
 def _folder(out: str | None) -> Path:
-    """The folder of the result.
+    """The folder of the result; one that is there already is written anew.
 
     Raises:
-        UserError: it has a result already, or cannot be made.
+        UserError: it cannot be made.
     """
     from ..training.run import fresh_name
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -21,8 +21,9 @@ from jepa_video.data.sampler import ClipSampler
 from jepa_video.data.split import held_out, standard_splits
 from jepa_video.data.synthetic import SyntheticSettings, ensure_synthetic
 from jepa_video.distributed import cpu_group, rank, world_size
-from jepa_video.errors import UserError
+from jepa_video.errors import UserError, within
 
+MOST_WORKERS: Final = 1024  # a slip of the finger must not bring the machine down
 Split = Literal["train", "val"]
 Sources = str | list[str] | None
 
@@ -303,12 +304,11 @@ class VideoDataModule(LightningDataModule):
         for name in ("root", "train", "val"):
             if "" in (source.strip() for source in _several(getattr(self, name))):
                 raise UserError(f"data.{name} is empty: expected a folder or a manifest")
-        for name, low in (("batch_size", 1), ("workers", 0), ("cache_mb", 0)):
-            if getattr(self, name) < low:
-                raise UserError(f"data.{name} must be {low} or more, not {getattr(self, name)}")
-        for name in ("unreadable_limit", "val_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name} must be from 0 to 1, not {getattr(self, name)}")
+        within("data", 1, batch_size=self.batch_size)
+        within("data", 0, cache_mb=self.cache_mb)
+        within("data", 0, MOST_WORKERS, workers=self.workers)
+        limits = {"unreadable_limit": self.unreadable_limit, "val_fraction": self.val_fraction}
+        within("data", 0, 1, **limits)
         if not self.timeout > 0:
             raise UserError(f"data.timeout must be above 0 seconds, not {self.timeout}")
 

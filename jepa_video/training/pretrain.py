@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -168,7 +169,7 @@ def make_trainer(options: dict[str, Any], **rest: Any) -> Trainer:
     if (parts := options.get("accumulate_grad_batches", 1)) < 1:
         raise UserError(f"trainer.accumulate_grad_batches must be 1 or more, not {parts}")
     try:
-        return Trainer(
+        trainer = Trainer(
             **options,
             **rest,
             enable_checkpointing=False,
@@ -178,6 +179,13 @@ def make_trainer(options: dict[str, Any], **rest: Any) -> Trainer:
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {_first_line(error)}") from error
+    cores = os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > max(8, cores):
+        raise UserError(
+            f"trainer.devices is {trainer.num_devices}: so many processes are to share "
+            f"{cores} CPU cores"
+        )
+    return trainer
 
 
 def fit(parts: Parts, resume_from: Path | None = None) -> None:

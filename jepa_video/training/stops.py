@@ -38,6 +38,7 @@ class StopRequests:
         """The signal handler."""
         code = EXIT_INTERRUPT if number == signal.SIGINT else EXIT_TERMINATE
         if not self.training or self.code is not None:
+            print("\nstopped", file=sys.stderr, flush=True)
             raise SystemExit(code)
         self.code = code
         print("\nstopping after this step (once more: at once)", file=sys.stderr, flush=True)
