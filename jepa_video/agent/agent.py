@@ -119,7 +119,7 @@ class Agent:
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
         self.critic = critic.to(self.device).eval() if critic is not None else None
         self.policy = policy.to(self.device).eval() if policy is not None else None
-        intrinsic = IntrinsicCost(mind.reach, self.world.read)
+        intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read)
         final = 1.0 if self.critic is None else 0.0
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
@@ -364,8 +364,9 @@ def _read(folder: Path, world: WorldModel) -> tuple[Mind, Critic, ReactivePolicy
             Zone(tuple(z["low"]), tuple(z["high"]), z["margin"]) for z in told["zones"]
         )
         mind = Mind(**told)
-        critic = Critic(width, mind.goal, mind.hidden, mind.members)
-        policy = ReactivePolicy(width, facts.action_size, facts.discrete, mind.goal, mind.hidden)
+        aim = world.state.aim if mind.goal else 0
+        critic = Critic(width, aim, mind.hidden, mind.members)
+        policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, mind.hidden)
         for name, part in (("critic.", critic), ("policy.", policy)):
             part.load_state_dict(
                 {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}

@@ -37,16 +37,19 @@ class IntrinsicCost:
 
     Args:
         reach: r, the distance of states that count as the same place.
+        aim: how many of a state's numbers, from the first on, say where the agent is.
         read: tells `state` and `reward` of a state, as `WorldModel.read` does.
     """
 
     TERMS: Final = ("goal", "distance", "reward", "effort", "zone")
-    __slots__ = ("reach", "read")
+    __slots__ = ("aim", "reach", "read")
     reach: float
+    aim: int
     read: Read
 
-    def __init__(self, reach: float, read: Read) -> None:
+    def __init__(self, reach: float, aim: int, read: Read) -> None:
         object.__setattr__(self, "reach", float(reach))
+        object.__setattr__(self, "aim", aim)
         object.__setattr__(self, "read", read)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -77,8 +80,10 @@ class IntrinsicCost:
         """Squared distance from the goal in units of r, `B ...`."""
         if task.goal is None:
             raise UserError("the costs goal and distance need a goal; this task has none")
-        goal = task.goal.view(len(task.goal), *[1] * (states.ndim - 3), *task.goal.shape[1:])
-        return (states - goal).square().sum((-2, -1)) / self.reach**2
+        aimed = task.goal.flatten(1)[:, : self.aim]
+        aimed = aimed.view(len(aimed), *[1] * (states.ndim - 3), self.aim)
+        gap = states.flatten(-2)[..., : self.aim] - aimed
+        return gap.square().sum(-1) / self.reach**2
 
     def _goal(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
         return 1 - torch.exp(-self._gap(states, task) / 2)
@@ -117,15 +122,15 @@ class Critic(nn.Module):
 
     Args:
         width: `D` times `P` of a state.
-        goal: whether a goal is looked at.
+        aim: how many of a goal's numbers, from the first on, are looked at; 0 for no goal.
         hidden: width inside.
         members: networks.
     """
 
-    def __init__(self, width: int, goal: bool = True, hidden: int = 256, members: int = 2) -> None:
+    def __init__(self, width: int, aim: int, hidden: int = 256, members: int = 2) -> None:
         super().__init__()
-        self.goal = goal
-        wide = 3 * width if goal else width
+        self.aim, self.goal = aim, aim > 0
+        wide = width + 2 * aim
         self.members = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(wide, hidden), nn.LayerNorm(hidden), nn.GELU(), Mlp(hidden, hidden, 1)
@@ -139,17 +144,28 @@ class Critic(nn.Module):
 
     def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """What each network says: `N P D` and `N P D` to `M N`."""
-        s = (states.flatten(1) - self.mean) / self.std
-        if self.goal:
-            if goal is None:
-                raise UserError("this critic was trained for goals; the task has none")
-            g = (goal.flatten(1) - self.mean) / self.std
-            s = torch.cat((s, g, s - g), 1)
-        return torch.stack([member(s)[:, 0] for member in self.members])
+        seen = beside((states, self.mean, self.std), goal, self.aim)
+        return torch.stack([member(seen)[:, 0] for member in self.members])
 
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The mean of the networks, `N`."""
         return self.each(states, goal).mean(0)
+
+
+def beside(scaled: tuple[Tensor, Tensor, Tensor], goal: Tensor | None, aim: int) -> Tensor:
+    """States `N P D` (with mean and deviation) and what lies before the goal: `N P*D+2 aim`.
+
+    Raises:
+        UserError: there has to be a goal, and there is none.
+    """
+    states, mean, std = scaled
+    s = (states.flatten(1) - mean) / std
+    if not aim:
+        return s
+    if goal is None:
+        raise UserError("critic and policy were trained for goals; the task has none")
+    g = (goal.flatten(1)[:, :aim] - mean[:aim]) / std[:aim]
+    return torch.cat((s, g, s[:, :aim] - g), 1)
 
 
 class WorldCost:

@@ -89,9 +89,10 @@ class AgentLearner(L.LightningModule):
         self.source: Source = source
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
-        self.critic = Critic(width, goal, hidden, members)
+        aim = world.state.aim if goal else 0
+        self.critic = Critic(width, aim, hidden, members)
         self.target = cast(Critic, frozen_copy(self.critic))
-        self.policy = ReactivePolicy(width, facts.action_size, facts.discrete, goal, hidden)
+        self.policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden)
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
 

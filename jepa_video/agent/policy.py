@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..models.blocks import Mlp
+from .cost import beside
 
 _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
 
@@ -24,16 +24,16 @@ class ReactivePolicy(nn.Module):
         width: `D` times `P` of a state.
         action: `A`, or the number of kinds.
         discrete: whether actions are kinds.
-        goal: whether a goal is looked at.
+        aim: how many of a goal's numbers, from the first on, are looked at; 0 for no goal.
         hidden: width inside.
     """
 
     def __init__(
-        self, width: int, action: int, discrete: bool, goal: bool = True, hidden: int = 256
+        self, width: int, action: int, discrete: bool, aim: int, hidden: int = 256
     ) -> None:
         super().__init__()
-        self.discrete, self.goal, self.action = discrete, goal, action
-        wide = 3 * width if goal else width
+        self.discrete, self.action, self.aim, self.goal = discrete, action, aim, aim > 0
+        wide = width + 2 * aim
         self.enter, self.norm = nn.Linear(wide, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, hidden, action if discrete else 2 * action)
         self.mean: Tensor
@@ -43,12 +43,7 @@ class ReactivePolicy(nn.Module):
 
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """What the distribution is made of: logits `N A`, or means and log deviations `N 2A`."""
-        s = (states.flatten(1) - self.mean) / self.std
-        if self.goal:
-            if goal is None:
-                raise UserError("this policy was trained for goals; the task has none")
-            g = (goal.flatten(1) - self.mean) / self.std
-            s = torch.cat((s, g, s - g), 1)
+        s = beside((states, self.mean, self.std), goal, self.aim)
         told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
         return told
 

@@ -70,7 +70,7 @@ class AgentJob(TrainingJob):
         device = self.device
         encoded(self.world.to(device), episodes, self.data.bank, device)
         self.mind = Mind(
-            reach=stride(self.data.bank.states),
+            reach=stride(map(self.world.state.moving, self.data.bank.states)),
             weights=dict(weights),
             goal=goal,
             discount=self.made.learn.discount,
@@ -79,7 +79,7 @@ class AgentJob(TrainingJob):
             members=self.made.learn.members,
             norm=norm,
         )
-        intrinsic = IntrinsicCost(self.mind.reach, self.world.read)
+        intrinsic = IntrinsicCost(self.mind.reach, self.world.state.aim, self.world.read)
         settings = dict(vars(self.made.learn))
         self.module = AgentLearner(
             self.world, intrinsic, self.mind.weights, goal, norm=norm, **settings

@@ -73,7 +73,7 @@ def foresight(
         pair = [(told - passage.future), (copied - passage.future)]
         errors.append(torch.stack([e.square().mean((2, 3)) for e in pair]))  # 2 B H
         states.append(seen.flatten(0, 1).flatten(1))
-        strides += list(seen)
+        strides += list(module.state.moving(seen))
         first = module.encoder.frames - 1
         truth = batch["reward"][:, first:]
         rewards.append(torch.stack((module.read(seen[:, 1:], "reward")[..., 0], truth)).flatten(1))
@@ -110,9 +110,9 @@ def _explained(told: Tensor, truth: Tensor) -> float | None:
 
 
 def stride(paths: Iterable[Tensor]) -> float:
-    """The median distance of states two steps apart where something moved, of paths `T P D`.
+    """The median distance of states two steps apart where something moved, of paths `T d`.
 
     The distance in which a goal counts as reached: an agent that steps cannot do much better.
     """
-    apart = torch.cat([(s[2:] - s[:-2]).flatten(1).norm(dim=1) for s in paths if len(s) > 2])
+    apart = torch.cat([(s[2:] - s[:-2]).norm(dim=1) for s in paths if len(s) > 2])
     return float(apart[apart > 0.25 * apart.mean()].median())

@@ -98,10 +98,10 @@ class VectorDynamics(Dynamics):
         tokens: int,
         action: int,
         latent_width: int = 0,
-        hidden: int = 128,
+        hidden: int = 256,
         depth: int = 2,
         history: int = 1,
-        condition: int = 32,
+        condition: int = 64,
     ) -> None:
         super().__init__()
         if tokens != 1:
@@ -202,16 +202,15 @@ class InverseDynamics(nn.Module):
     The change is given apart and at a scale of its own: between neighbours it is small.
     """
 
-    def __init__(self, width: int, tokens: int, action: int, hidden: int = 128) -> None:
+    def __init__(self, width: int, action: int, hidden: int = 128) -> None:
         super().__init__()
-        self.norm = nn.Parameter(torch.tensor(10.0))
-        self.map = Mlp(2 * width * tokens, hidden, action)
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.map = Mlp(2 * width, hidden, action)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Actions `B T-1 A` from `B T P D`."""
-        flat = states.flatten(2)
-        change = self.norm * (flat[:, 1:] - flat[:, :-1])
-        told: Tensor = self.map(torch.cat((flat[:, :-1], change), -1))
+        """Actions `B T-1 A` from states `B T D`."""
+        change = self.scale * (states[:, 1:] - states[:, :-1])
+        told: Tensor = self.map(torch.cat((states[:, :-1], change), -1))
         return told
 
 

@@ -25,9 +25,22 @@ class StateHead(nn.Module):
     tokens: int
     width: int
 
+    @property
+    def aim(self) -> int:
+        """How many of a state's numbers, from the first on, say where the agent is."""
+        return self.tokens * self.width
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Encoder tokens `B N E` to a state `B P D`."""
         raise NotImplementedError
+
+    def samples(self, states: Tensor) -> list[Tensor]:
+        """What a regulariser looks at, `M d` each: states `... P D` as samples of their parts."""
+        return [states.flatten(0, -2)]
+
+    def moving(self, states: Tensor) -> Tensor:
+        """The first `aim` numbers of states `... P D`, `... aim`."""
+        return states.flatten(-2)[..., : self.aim]
 
 
 class VectorState(StateHead):
@@ -60,6 +73,56 @@ class VectorState(StateHead):
         joined = F.gelu(self.narrow(tokens)).flatten(1)
         state: Tensor = self.leave(F.gelu(self.enter(joined)))
         return state[:, None]
+
+
+class MapState(StateHead):
+    """One vector for what moves, beside a map of the scene: a few numbers of every token in place.
+
+    A vector that has to tell the action soon knows where the agent is, and nothing makes it know
+    where a door is until the agent has met it. The map has that from the start: its numbers are
+    kept apart from each other over all tokens. Together they are one vector (P = 1), cheap to
+    imagine with.
+
+    Args:
+        width: `E` of the encoder's tokens.
+        grid: their grid.
+        dim: numbers of the vector.
+        each: numbers of a token in the map.
+        narrow: numbers of each token that the vector is made from.
+        hidden: width of the vector's hidden layer.
+    """
+
+    tokens = 1
+
+    @property
+    def aim(self) -> int:
+        """The vector's numbers."""
+        return self.dim
+
+    def __init__(
+        self,
+        width: int,
+        grid: Grid,
+        dim: int = 32,
+        each: int = 4,
+        narrow: int = 16,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        self.vector = VectorState(width, grid, dim, narrow, hidden)
+        self.cells, self.each, self.dim = grid[1] * grid[2], each, dim
+        self.width = dim + self.cells * each
+        self.map = nn.Linear(width, each)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`B N E` to `B 1 D`."""
+        scene = self.map(tokens[:, -self.cells :]).flatten(1)
+        return torch.cat((self.vector(tokens), scene[:, None]), 2)
+
+    def samples(self, states: Tensor) -> list[Tensor]:
+        """The vectors, and the numbers of all tokens of all maps."""
+        rows = states.flatten(0, -2)
+        return [rows[:, : self.dim], rows[:, self.dim :].reshape(-1, self.each)]
 
 
 class PatchState(StateHead):

@@ -36,7 +36,7 @@ from ..models.encoder import VideoEncoder
 from ..models.latent import Latent, LatentDraw, NoLatent
 from ..models.latent_base import Places
 from ..models.rope import Grid
-from ..models.state import Proprioception, StateHead, VectorState
+from ..models.state import MapState, Proprioception, StateHead
 from ..randomness import CLIP, LATENT, generator
 from .inference import InferZ
 from .schedules import warmup_cosine
@@ -72,12 +72,14 @@ class WorldModel(L.LightningModule):
         facts: of the episodes: environment, actions, states.
         encoder: makes the encoder of the K frames that one state sees.
         train: `full` trains the encoder too, `frozen` leaves it as it was loaded.
-        state: makes the head from the width and grid of the tokens: one vector, or patches.
+        state: makes the head from the width and grid of the tokens: one vector with a map of the
+            scene or without, or patch tokens.
         dynamics: makes the dynamics from width and tokens of a state, width of an action, of z.
         latent: makes the latent from the width of a state; one z for a passage.
         infer_z: how z is found: by the posterior alone, or by minimising the energy.
         regularizer: makes the term that keeps the states from collapse.
-        context: states that are known before a rollout begins; the rest of a window is foretold.
+        context: states that are known before a rollout begins.
+        horizon: steps of a rollout; one begins at every state that has so many after it.
         piece: frames of each window that are looked at while the encoder learns; None for all.
         settle: share of all steps, at the end, in which the encoder stands still and the dynamics
             alone learn from whole windows: long rollouts are then cheap, and their target is fixed.
@@ -105,16 +107,17 @@ class WorldModel(L.LightningModule):
         facts: Facts,
         encoder: Callable[[], VideoEncoder] = ConvEncoder,
         train: Literal["full", "frozen"] = "full",
-        state: Callable[[int, Grid], StateHead] = VectorState,
+        state: Callable[[int, Grid], StateHead] = MapState,
         dynamics: Callable[[int, int, int, int], Dynamics] = VectorDynamics,
         latent: Callable[[int], Latent] = NoLatent,
         infer_z: InferZ = InferZ(),
         regularizer: Callable[[], Regularizer] = VCReg,
         context: int = 1,
+        horizon: int = 6,
         piece: int | None = 8,
-        settle: float = 0.4,
+        settle: float = 0.5,
         distance: Distance = "l2",
-        prediction: float = 10.0,
+        prediction: float = 50.0,
         regularize: float = 20.0,
         inverse: float = 50.0,
         temporal: float = 1.0,
@@ -128,8 +131,10 @@ class WorldModel(L.LightningModule):
         compile: str | None = None,
     ) -> None:
         super().__init__()
-        if context < 1:
-            raise UserError(f"model.context must be 1 or more, not {context}")
+        if context < 1 or horizon < 1:
+            raise UserError(
+                f"model.context and model.horizon must be 1 or more, not {context} and {horizon}"
+            )
         if not 0 <= settle < 1:
             raise UserError(f"model.settle must be from 0 to below 1, not {settle}")
         if piece is not None and piece <= context:
@@ -137,7 +142,8 @@ class WorldModel(L.LightningModule):
         if unknown := [name for name in felt if name not in facts.state_names]:
             told = ", ".join(facts.state_names) or "none"
             raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
-        self.facts, self.context, self.piece, self.settle = facts, context, piece, settle
+        self.facts, self.context, self.horizon = facts, context, horizon
+        self.piece, self.settle = piece, settle
         self.encoder = encoder()
         self.encoder.requires_grad_(train == "full")
         self.trained = train == "full"
@@ -147,7 +153,7 @@ class WorldModel(L.LightningModule):
         if self.latent.per == "token":
             raise UserError("a world model has one z for a passage: model.latent.per clip or group")
         self.dynamics = dynamics(width, tokens, facts.action_size, self.latent.dim)
-        self.inverse_model = InverseDynamics(width, tokens, facts.action_size)
+        self.inverse_model = InverseDynamics(self.state.aim, facts.action_size)
         sizes = [("state", facts.state_size), ("reward", 1)]
         self.readout = Readout(width * tokens, [(name, size) for name, size in sizes if size])
         self.felt = [facts.state_names.index(name) for name in felt]
@@ -171,11 +177,11 @@ class WorldModel(L.LightningModule):
         self.draws += 1
         batch = self.looked_at(batch)
         states = self.encode(batch["video"], batch["state"])  # B T P D
-        passage = self.passage(states, batch["action"])
+        passage = self.passage(states, batch["action"], self.horizon)
         z = self.inferred(passage, generator(self.seed, LATENT, rank(), self.draws))
         told = self.imagine(passage.known, passage.actions, z.z, passage.past)  # B H P D
         terms = {"energy": self.prediction * self.energy(told, passage.future).mean(), **z.terms}
-        terms |= self.against_collapse(states) | self.grounded(states, passage)
+        terms |= self.against_collapse(states) | self.grounded(states, batch["action"])
         loss = torch.stack(list(terms.values())).sum()
         read = self.read_error(states.detach(), batch)
         self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}})
@@ -224,12 +230,28 @@ class WorldModel(L.LightningModule):
                 states = self.proprioception(states, scaled[:, k - 1 :, self.felt].flatten(0, 1))
         return states.view(*clips.shape[:2], *states.shape[1:])
 
-    def passage(self, states: Tensor, actions: Tensor) -> Passage:
-        """States `B T P D` and the window's actions, the first `context` states being known."""
-        known = self.context
-        actions = actions[:, self.encoder.frames - 1 :]
+    def passage(self, states: Tensor, actions: Tensor, horizon: int | None = None) -> Passage:
+        """Passages of `horizon` steps from states `B T P D` and the actions of their window.
+
+        One begins after every `context` states, as far as the window reaches: `B J` of them in all.
+        Without a horizon there is one, to the end of the window.
+        """
+        known, actions = self.context, actions[:, self.encoder.frames - 1 :]
+        steps = states.shape[1] - known
+        steps = steps if horizon is None else min(horizon, steps)
+
+        def cut(part: Tensor, first: int, count: int) -> Tensor:
+            starts = states.shape[1] - known - steps + 1
+            if not count:
+                return part[:, :0].repeat_interleave(starts, 0)
+            windows = part[:, first:].unfold(1, count, 1)[:, :starts]  # B J ... count
+            return windows.movedim(-1, 2).flatten(0, 1)
+
         return Passage(
-            states[:, :known], actions[:, : known - 1], actions[:, known - 1 :], states[:, known:]
+            cut(states, 0, known),
+            cut(actions, 0, known - 1),
+            cut(actions, known - 1, steps),
+            cut(states, known, steps),
         )
 
     def imagine(
@@ -240,29 +262,42 @@ class WorldModel(L.LightningModule):
         return told
 
     def energy(self, told: Tensor, future: Tensor) -> Tensor:
-        """`E`, the mean of D over steps and tokens: `B H P D` twice to `B`."""
-        return distance(self.distance)(told, future).mean((1, 2))
+        """`E`, the mean of D over steps: `B H P D` twice to `B`.
+
+        What says where the agent is and what else there is in a state count as one each, however
+        many numbers they have.
+        """
+        told, future, d = told.flatten(2), future.flatten(2), distance(self.distance)
+        aim = self.state.aim
+        energy = d(told[..., :aim], future[..., :aim]).mean(1)
+        rest = told.shape[-1] > aim
+        return energy + d(told[..., aim:], future[..., aim:]).mean(1) if rest else energy
 
     def against_collapse(self, states: Tensor) -> dict[str, Tensor]:
         """The regulariser's terms; in the second stage, which changes no state, they are idle."""
         if self.settled:
             return untouched(self.perception())
-        terms = self.regularizer(states.flatten(0, 2))
-        return {f"reg/{name}": self.regularize * value for name, value in terms.items()}
+        terms: dict[str, Tensor] = {}
+        for rows in self.state.samples(states):
+            for name, value in self.regularizer(rows).items():
+                key = f"reg/{name}"
+                weighted = self.regularize * value
+                terms[key] = terms[key] + weighted if key in terms else weighted
+        return terms
 
     def perception(self) -> list[nn.Parameter]:
         """The weights that make states out of pictures, and the inverse model that shapes them."""
         parts = (self.encoder, self.state, self.proprioception, self.inverse_model)
         return [p for part in parts if part is not None for p in part.parameters()]
 
-    def grounded(self, states: Tensor, passage: Passage) -> dict[str, Tensor]:
+    def grounded(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """What ties states to actions and to their neighbours, where it has a weight."""
         terms: dict[str, Tensor] = {}
         if self.settled:
             return terms
+        actions = actions[:, self.encoder.frames - 1 :]
         if self.inverse:
-            done = torch.cat((passage.past, passage.actions), 1)
-            error = (self.inverse_model(states) - done).square().mean()
+            error = (self.inverse_model(self.state.moving(states)) - actions).square().mean()
             terms["inverse"] = self.inverse * error
         if self.temporal:
             terms["temporal"] = self.temporal * (states[:, 1:] - states[:, :-1]).square().mean()

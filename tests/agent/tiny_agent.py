@@ -54,5 +54,6 @@ def save_tiny_agent(run: Path) -> None:
     }
     save_world(module, settings, run / "world")
     mind = Mind(1.0, {"goal": 1.0}, search=Search(3, 8, 2, 4), hidden=16, members=2, norm=1.0)
-    critic, policy = Critic(32, True, 16, 2), ReactivePolicy(32, 2, False, True, 16)
+    width, aim = module.state.width, module.state.aim
+    critic, policy = Critic(width, aim, 16, 2), ReactivePolicy(width, 2, False, aim, 16)
     save_agent(mind, critic, policy, run / "agent")
