@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from ..data.clips import VideoClips
 from ..errors import UserError
+from ..training.run import locked
 from .scores import Outcome
 
 try:
@@ -176,6 +177,7 @@ def alone(root: Path, keys: Sequence[str]) -> Iterator[None]:
             (root / "locks").mkdir(parents=True, exist_ok=True)
             for key in sorted(set(keys)):  # in one order, so that no two wait for each other
                 handle = stack.enter_context((root / "locks" / key).open("a"))
+                stack.enter_context(locked(handle))
                 if fcntl is not None:
                     with contextlib.suppress(OSError):  # a file system without locks: see above
                         fcntl.flock(handle, fcntl.LOCK_EX)

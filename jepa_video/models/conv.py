@@ -87,4 +87,3 @@ class ConvEncoder(VideoEncoder):
         seen = like.new_zeros(len(keep), math.prod(self.grid)).scatter(1, keep, 1.0)
         cells = seen.view(-1, 1, *self.grid[1:])
         return F.interpolate(cells, scale_factor=float(self.patch), mode="nearest")
-

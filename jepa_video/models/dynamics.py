@@ -62,9 +62,7 @@ class Dynamics(nn.Module):
             acted = acted[:, 1:]
         return torch.stack(told, 1)
 
-    def _begin(
-        self, states: Tensor, actions: Tensor, past: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _begin(self, states: Tensor, actions: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """The last K states and the K - 1 actions between them, padded at the front."""
         lack = self.history - states.shape[1]
         past = actions[:, :0] if past is None else past

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import UserError
 
@@ -223,6 +223,29 @@ def only_writer(run: Run) -> Iterator[None]:
         raise
 
 
+_LOCKS: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """A forked loader process outlives a run that is killed by seconds, and its locks with it."""
+    for handle in _LOCKS:
+        handle.close()  # this copy alone: the parent's lock stays
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def locked(handle: IO[str]) -> Iterator[None]:
+    """Whatever lock is taken on `handle` inside ends with this process, not with those it forks."""
+    _LOCKS.add(handle)
+    try:
+        yield
+    finally:
+        _LOCKS.discard(handle)
+
+
 @contextlib.contextmanager
 def held(folder: Path, told: str) -> Iterator[None]:
     """Hold a folder for this process, until the end or its own.
@@ -230,7 +253,7 @@ def held(folder: Path, told: str) -> Iterator[None]:
     Raises:
         UserError: `told`, where another living process holds it.
     """
-    with (folder / ".lock").open("a") as handle:
+    with (folder / ".lock").open("a") as handle, locked(handle):
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

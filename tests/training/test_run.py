@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from jepa_video.errors import UserError
 from jepa_video.training.checkpoints import newest_checkpoint
 from jepa_video.training.logs import CsvLog, CsvTable, read_metrics, wandb_logger, wandb_mode
-from jepa_video.training.run import Run, create_run, only_writer, open_run, write_whole
+from jepa_video.training.run import Run, create_run, held, only_writer, open_run, write_whole
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
@@ -75,6 +78,40 @@ def test_a_summary_is_whole_or_not_there(tmp_path: Path) -> None:
     assert run.finished
     (run.path / "summary.json").write_text('{"steps": 3, "sta')
     assert not run.finished, "a torn summary does not make a run finished"
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from jepa_video.training.run import held
+with held(Path(sys.argv[1]), "taken"):
+    if (child := os.fork()) == 0:
+        time.sleep(60)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_is_free_although_its_loaders_still_live(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        loader = int(process.stdout.readline())
+        assert process.wait() == -signal.SIGKILL
+        try:
+            with held(tmp_path, "taken"):
+                os.kill(loader, 0)
+        finally:
+            os.kill(loader, signal.SIGKILL)
+
+
+def test_what_a_process_forks_does_not_free_its_run(tmp_path: Path) -> None:
+    with held(tmp_path, "taken"):
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(UserError, match="taken"), held(tmp_path, "taken"):
+            pass
 
 
 def test_a_crash_in_a_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
