@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -358,6 +359,27 @@ def test_tokens_are_averaged_over_their_neighbours():
     by_hand = x.view(2, 2, 2, 2, 2, 3, 2, 5).mean((2, 4, 6))
     torch.testing.assert_close(found, by_hand)
     assert CHUNK > 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_features_with_its_code(
+    number, code, encoder, videos, tmp_path, monkeypatch
+):
+    def told(*_: object) -> dict[str, torch.Tensor]:
+        os.kill(os.getpid(), number)
+        return {}
+
+    monkeypatch.setattr(Source, "forward", told)
+    words = ["--data.root", str(videos), "--features.cache", str(tmp_path), *SOME]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        ended = main(["probe", str(encoder), *QUICK, *words])
+    except SystemExit as stop:
+        ended = stop.code
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning hears it no more after the first
+    assert ended == code
+    assert not list((tmp_path / "features").glob(".*"))
 
 
 RECIPES = sorted((ROOT / "configs" / "probe").glob("*.yaml"))

@@ -171,7 +171,10 @@ def plain_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(root: Path, keys: Sequence[str]) -> Iterator[None]:
-    """Hold these keys; another process that wants one of them waits until this one is done."""
+    """Hold these keys; another process that wants one of them waits until this one is done.
+
+    What a process that was killed has left of them is removed: nobody else is at work on it.
+    """
     with contextlib.ExitStack() as stack:
         with plain_errors(root):
             (root / "locks").mkdir(parents=True, exist_ok=True)
@@ -181,6 +184,8 @@ def alone(root: Path, keys: Sequence[str]) -> Iterator[None]:
                 if fcntl is not None:
                     with contextlib.suppress(OSError):  # a file system without locks: see above
                         fcntl.flock(handle, fcntl.LOCK_EX)
+                        for left in (root / "features").glob(f".{key}.*.partial"):
+                            shutil.rmtree(left, ignore_errors=True)
         yield
 
 

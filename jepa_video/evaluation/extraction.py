@@ -289,6 +289,8 @@ class Extractor(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encode the chunks of a batch and write their rows."""
+        if self.trainer.received_sigterm:  # which Lightning hears, and leaves at that
+            raise SystemExit(143)
         number = self._open[dataloader_idx]
         wanted: dict[int, list[str]] = {}
         for source, part in self._drafts[number]:

@@ -182,8 +182,10 @@ class ProbeRun:
                 return {}
             try:
                 trainer.predict(extractor, return_predictions=False)
-            except BaseException:
+            except BaseException as error:
                 extractor.abandon()
+                if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's exit(1) for it
+                    raise KeyboardInterrupt from None
                 raise
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()

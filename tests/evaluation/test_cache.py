@@ -82,6 +82,15 @@ def test_two_processes_take_turns(tmp_path):
     assert [word for word, _ in sorted(events, key=lambda e: e[1])] == ["in", "out", "in", "out"]
 
 
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path):
+    mine, other = (Shelf(tmp_path, key, (2, 3), "float32", {}) for key in "ab")
+    stale, living = mine.draft("1-aa"), other.draft("2-bb")
+    with alone(tmp_path, ["a"]):
+        assert not stale.exists() and living.exists()
+        fresh = mine.draft("3-cc")
+    assert fresh.exists()
+
+
 def test_a_fit_is_remembered_and_a_damaged_one_is_not(tmp_path):
     outcome = Outcome(torch.randn(2, 5, 3), [{"C": 0.1}], 7)
     assert load_outcome(tmp_path, "a") is None
