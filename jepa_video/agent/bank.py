@@ -129,7 +129,7 @@ class BankData(LightningDataModule):
         root: str,
         share: float = 1.0,
         val_share: float = 0.1,
-        batch_size: int = 256,
+        batch_size: int = 1024,
         near: int = 20,
         seed: int = 0,
         image: str | None = None,

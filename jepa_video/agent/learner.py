@@ -5,27 +5,32 @@
     policy: towards the best of these plans' first actions, or down the critic's slope through the
     world model, or towards what the data did
 
-The states are those of memory; what follows an action is imagined by the frozen world model, so
-that no environment is needed. V' is a slow average of V (a target network).
+The states are those of memory. First the dynamics are corrected by their own prediction error on
+memory's transitions, which costs little since all states are encoded once; from then on the world
+model stands still, and what follows an action is imagined, so that no environment is needed. V' is
+a slow average of V (a target network).
 
 Shapes: pairs `B P D`, candidates `B S A`, states of candidates `N P D` with N = B S.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import rank
 from ..errors import UserError
 from ..randomness import LATENT, generator
 from ..training.schedules import warmup_cosine
+from ..training.second_level import untouched
 from ..training.target import ema_update, frozen_copy
-from ..training.world_model import WorldModel
+from ..training.world_model import Passage, WorldModel
 from .bank import Bank
 from .cost import Critic, IntrinsicCost
 from .planners.base import Limits
@@ -39,7 +44,7 @@ class AgentLearner(L.LightningModule):
     """Critic and policy of an agent.
 
     Args:
-        world: frozen.
+        world: whose dynamics are corrected; the rest of it is frozen.
         intrinsic: the cost that is foretold.
         weights: of its terms while it learns.
         goal: whether there are goals.
@@ -47,7 +52,9 @@ class AgentLearner(L.LightningModule):
         source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
             cost and critic through the world model), `data` (actions of memory, by relabelling:
             the goal is where they led).
-        candidates: actions that are tried in each state.
+        correct: share of all steps, at the beginning, in which the dynamics are corrected.
+        planned: states of a batch that plans are tried in, once the dynamics stand still.
+        candidates: actions that are tried in each of them.
         holds: for how many steps each is held; a plan of several steps carries costs further.
         hidden: width of critic and policy.
         members: networks of the critic.
@@ -67,7 +74,9 @@ class AgentLearner(L.LightningModule):
         goal: bool,
         norm: float | None = None,
         source: Source = "plans",
-        candidates: int = 16,
+        correct: float = 0.4,
+        planned: int = 128,
+        candidates: int = 12,
         holds: tuple[int, ...] = (1, 3),
         hidden: int = 256,
         members: int = 2,
@@ -79,12 +88,19 @@ class AgentLearner(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= correct < 1 or planned < 2:
+            raise UserError(
+                "learn.correct must be from 0 to below 1 and learn.planned 2 or more, not "
+                f"{correct} and {planned}"
+            )
         if candidates < 2 or members < 1 or not holds or min(holds) < 1:
             raise UserError("candidates must be 2 or more, members and holds 1 or more")
         if not 0 < discount < 1:
             raise UserError(f"discount must be between 0 and 1, not {discount}")
         facts, width = world.facts, world.state.width * world.state.tokens
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
+        self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
+        self.correct, self.planned = correct, planned
         self.intrinsic, self.weights, self.goal = intrinsic, dict(weights), goal
         self.source: Source = source
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
@@ -111,6 +127,9 @@ class AgentLearner(L.LightningModule):
         """Foresee the best of some plans, learn its cost, and to act as it does."""
         self.draws += 1
         draw = generator(self.seed, LATENT, rank(), self.draws)
+        if self.global_step < self.first_stage():
+            return self.corrected(batch, draw)
+        batch = {name: part[: self.planned] for name, part in batch.items()}
         state, goal = batch["state"], batch["goal"] if self.goal else None
         with torch.no_grad():
             actions = self.proposals(state, goal, batch["action"], draw)  # B S A
@@ -124,7 +143,25 @@ class AgentLearner(L.LightningModule):
         facts = {"critic": error.detach(), "policy": acted.detach()}
         facts |= {"cost": cost.mean(), "doubt": told.detach().std(0).mean()}
         self.log_dict({"loss": loss.detach(), **facts})
-        return {"loss": loss}
+        return {"loss": loss + self._idle(self.dynamics)}
+
+    def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
+        """The energy of memory's own transitions."""
+        world, known = self.world, batch["state"][:, None]
+        passage = Passage(known, known[:, :0, 0], batch["action"][:, None], batch["next"][:, None])
+        z = world.explain(passage, draw) if world.latent.dim else None
+        told = world.imagine(known, passage.actions, z)
+        energy = world.prediction * world.energy(told, passage.future).mean()
+        self.log_dict({"loss": energy.detach(), "energy": energy.detach()})
+        return {"loss": energy + self._idle(self.critic) + self._idle(self.policy)}
+
+    def _idle(self, part: nn.Module) -> Tensor | float:
+        """0, from weights that take no part in this step: several ranks wait for them."""
+        return untouched(part.parameters()).get("idle", 0.0)
+
+    def first_stage(self) -> int:
+        """Optimiser steps in which the dynamics are corrected."""
+        return round(self.correct * int(self.trainer.estimated_stepping_batches))
 
     def proposals(
         self, state: Tensor, goal: Tensor | None, done: Tensor, draw: torch.Generator
@@ -211,16 +248,20 @@ class AgentLearner(L.LightningModule):
     # Lightning's side
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, warm-up and cosine to a tenth."""
-        weights = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = int(self.warmup * total)
+        """AdamW; each stage has its own warm-up and cosine, to a tenth."""
+        mine = [*self.critic.parameters(), *self.policy.parameters()]
+        groups = [{"params": list(self.dynamics.parameters())}, {"params": mine}]
+        optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
+        total, first = int(self.trainer.estimated_stepping_batches), self.first_stage()
 
-        def rate(step: int) -> float:
-            return warmup_cosine(step + 1, total, warmup, 0.0, 1.0, 0.1)
+        def rate(begin: int, end: int, step: int) -> float:
+            if not begin <= step < end:
+                return 0.0
+            warmup = int(self.warmup * (end - begin))
+            return warmup_cosine(step - begin + 1, end - begin, warmup, 0.0, 1.0, 0.1)
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        rates: list[Callable[[int], float]] = [partial(rate, 0, first), partial(rate, first, total)]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
@@ -228,8 +269,10 @@ class AgentLearner(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The target network moves inside the step, so that no checkpoint comes between."""
+        learns = self.global_step >= self.first_stage()
         super().optimizer_step(*args, **kwargs)
-        ema_update(self.target, self.critic, self.momentum)
+        if learns:
+            ema_update(self.target, self.critic, self.momentum)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The counter of the draws."""

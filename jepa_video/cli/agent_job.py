@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,18 +15,20 @@ from ..agent.agent import FOLDER, Mind, save_agent
 from ..agent.bank import BankData, encoded
 from ..agent.cost import IntrinsicCost
 from ..agent.learner import AgentLearner
+from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
-from ..agent.world_files import load_world, world_folder
+from ..agent.world_files import load_world, save_world, world_folder
 from ..envs.registry import make_batch
 from ..errors import UserError
 from ..evaluation.foresight import stride
+from ..interop.files import read_json
 from ..training.pretrain import Parts, millions, prepare
 from ..training.run import Run
 from ..training.stops import StopRequests
 from .options import add_room_options, run_parser
 from .training_job import TrainingJob
 
-STEPS = 3000
+STEPS = 7000
 DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
 
 
@@ -139,9 +140,8 @@ class AgentJob(TrainingJob):
             replace(self.mind, doubt=doubt), self.module.critic, self.module.policy,
             run.path / FOLDER,
         )  # fmt: skip
-        shutil.copytree(
-            world_folder(Path(self.config.checkpoint)), run.path / WORLD, dirs_exist_ok=True
-        )
+        settings = read_json(world_folder(self.config.checkpoint) / WORLD_CONFIG)["model"]
+        save_world(self.world, settings, run.path / WORLD)
         run.update_summary(**self.facts(parts), doubt=doubt, status="finished")
         minutes = (time.monotonic() - started) / 60
         screen = self.screen
