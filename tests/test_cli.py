@@ -309,6 +309,21 @@ def test_the_config_of_a_run_gives_the_same_run(finished: Path, tmp_path: Path) 
     assert again.read_bytes() == first.read_bytes()
 
 
+def test_held_out_videos_that_all_fail_cost_the_probes_and_not_the_run(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "set"
+    shutil.copytree(videos, damaged)
+    for path in (damaged / "videos" / "val").iterdir():
+        path.write_bytes(b"no video any more")
+    words = ["--data.root", str(damaged), "--runs", str(tmp_path), "--name", "blind", *SMALL]
+    words += ["--data.check", "none", "--data.unreadable_limit", "0.9", "--trainer.max_steps", "2"]
+    assert main(["pretrain", *words]) == 0
+    assert "no probes: there are no features" in capsys.readouterr().err
+    assert json.loads((tmp_path / "blind" / "summary.json").read_text())["status"] == "finished"
+    assert (tmp_path / "blind" / "report.html").is_file()
+
+
 def test_a_finished_run_is_trained_further_only_when_told(videos: Path, tmp_path: Path) -> None:
     words = ["--data.root", str(videos), "--runs", str(tmp_path), "--name", "longer", *SMALL]
     words += ["--probe.most_videos", "0"]

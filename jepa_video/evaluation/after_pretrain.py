@@ -91,13 +91,13 @@ def _probes(
         return {}  # nothing is held out, so nothing can be judged
     if not settings.most_videos:
         return {}
+    untrained = first_weights(module.encoder, seed)
     try:
         refuse_shared(data)
-    except UserError as error:
+        labels, features = probe_all(data, module.encoder, untrained, settings, device)
+    except UserError as error:  # a fault of the held-out videos is not worth the run
         print(f"no probes: {error}", file=sys.stderr)
         return {}
-    untrained = first_weights(module.encoder, seed)
-    labels, features = probe_all(data, module.encoder, untrained, settings, device)
     result: dict[str, Any] = {"rankme": float(rankme(features)), "labels": labels}
     label = primary_label(data, settings)
     if label in labels:
