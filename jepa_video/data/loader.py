@@ -105,6 +105,13 @@ class ClipLoader(ExactLoader):
         batches = super().__iter__()
         return (batch for batch in map(self._settled, batches) if batch)
 
+    def close(self) -> None:
+        """End the loader processes now: a Ctrl-C while Python collects them would be lost."""
+        if (batches := getattr(self, "_iterator", None)) is not None:
+            self._iterator = None
+            if self.num_workers:
+                batches._shutdown_workers()
+
     def _settled(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch without the files that failed, which go into the ledger; {} is left out."""
         dropped = list(batch.pop("dropped", ()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -213,12 +214,14 @@ class _Job:
     ) -> tuple[Tensor, list[int]]:
         """Rows of the videos of which every clip could be read, and which those are."""
         clips = self.settings.clips
-        loader = ClipLoader(videos, batch_size=self.settings.batch_size, workers=self.workers)
-        batches = _by_clip(loader, clips, tell)
-        first = next(batches, None)
-        if first is None:
-            return torch.empty(0), []
-        found = extract(self._encode, _chain(first, batches), device=self.device, pool=self.pool)
+        size = self.settings.batch_size
+        with closing(ClipLoader(videos, batch_size=size, workers=self.workers)) as loader:
+            batches = _by_clip(loader, clips, tell)
+            first = next(batches, None)
+            if first is None:
+                return torch.empty(0), []
+            every = _chain(first, batches)
+            found = extract(self._encode, every, device=self.device, pool=self.pool)
         counts = Counter((found.index // clips).tolist())
         whole = [video for video, count in counts.items() if count == clips]
         x = found.x[torch.isin(found.index // clips, torch.tensor(whole, dtype=torch.int64))]

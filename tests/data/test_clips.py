@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,14 @@ def test_failures_beyond_the_limit_stop_the_run(tmp_path: Path, workers: int) ->
     (tmp_path / "4.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="2 of 6 video files"):
         list(ClipLoader(clips, batch_size=1, workers=workers))
+
+
+def test_a_loader_that_is_closed_has_no_process_left(folder: Path) -> None:
+    for workers in (0, 1):
+        with closing(ClipLoader(VideoClips(str(folder), WIDE), workers=workers)) as loader:
+            (batch,) = loader
+            assert len(batch["index"]) == 6 and len(active_children()) == workers
+        assert not active_children()
 
 
 def test_a_hanging_file_is_waited_for_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
