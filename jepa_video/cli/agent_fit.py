@@ -17,6 +17,7 @@ policy (mode 1) that is distilled from the best of many imagined plans. The resu
   --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone
   --search.horizon N, --search.samples N, --search.iterations N
                             how mode 2 plans
+  --norm LENGTH             longest action; memory may hold few of the longest that can be taken
   --data.batch_size N       states on each device     --data.share S    part of the episodes
   --trainer.max_steps N     optimiser steps           --seed N          of everything
   --name NAME, --runs DIR   runs/NAME                 --wandb MODE      offline, online or off

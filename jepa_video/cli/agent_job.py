@@ -37,6 +37,7 @@ def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
     parser = run_parser("agent fit")
     parser.add_argument("--checkpoint", type=str | None, help="a run of jepa-video world")
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
+    parser.add_argument("--norm", type=float | None, help="longest action; the env's if None")
     skip = {"world", "intrinsic", "weights", "goal", "norm"}
     parser.add_class_arguments(AgentLearner, "learn", skip=skip, instantiate=False)
     parser.add_class_arguments(Search, "search")
@@ -67,6 +68,7 @@ class AgentJob(TrainingJob):
                 f"{self.config.checkpoint} takes {facts.action_size}"
             )
         goal, norm = _of_environment(facts.env, facts.settings)
+        norm = self._norm(norm)
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
         device = self.device
         encoded(self.world.to(device), episodes, self.data.bank, device)
@@ -86,6 +88,16 @@ class AgentJob(TrainingJob):
             self.world, intrinsic, self.mind.weights, goal, norm=norm, **settings
         )
         self.module.scale_to(*self.data.bank.moments())
+
+    def _norm(self, known: float | None) -> float | None:
+        """The longest action that is planned with: shorter than the environment's where asked for.
+
+        Memory may hold few of the longest steps, and a world model is not to be trusted there.
+        """
+        asked = self.config.norm
+        if asked is not None and not 0 < asked <= (known or asked):
+            raise UserError(f"norm must be above 0 and at most {known}, not {asked}")
+        return known if asked is None else float(asked)
 
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests
