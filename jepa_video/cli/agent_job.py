@@ -20,8 +20,10 @@ from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
 from ..envs.registry import make_batch
 from ..errors import UserError
-from ..evaluation.foresight import stride
+from ..evaluation.attempt import attempt
+from ..evaluation.report import write_report
 from ..interop.files import read_json
+from ..training.foresight import stride
 from ..training.pretrain import Parts, millions, prepare
 from ..training.run import Run
 from ..training.stops import StopRequests
@@ -142,6 +144,7 @@ class AgentJob(TrainingJob):
             "data_wait": wait,
             "episodes": len(self.data.bank.states),
             "reach": self.mind.reach,
+            "cost": self.mind.weights,
         }
 
     def conclude(self, run: Run, stages: Sequence[Parts], started: float) -> None:
@@ -155,10 +158,11 @@ class AgentJob(TrainingJob):
         settings = read_json(world_folder(self.config.checkpoint) / WORLD_CONFIG)["model"]
         save_world(self.world, settings, run.path / WORLD)
         run.update_summary(**self.facts(parts), doubt=doubt, status="finished")
+        attempt("the report", lambda: write_report(run.path))
         minutes = (time.monotonic() - started) / 60
         screen = self.screen
         screen.print(f"\n{parts.trainer.global_step} steps in {minutes:.1f} min")
-        screen.print(f"agent     {run.path / FOLDER}\n")
+        screen.print(f"report    {run.report}\nagent     {run.path / FOLDER}\n")
         env = self.world.facts.env or "ID"
         screen.print(
             f"  jepa-video agent eval --env {env} --policy mode1,mode2 --checkpoint {run.path}\n"

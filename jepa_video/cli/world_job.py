@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
 
 from ..agent.world_files import save_world
 from ..data.episode_module import EpisodeDataModule
@@ -15,10 +16,12 @@ from ..errors import UserError
 from ..evaluation.after_world import conclude, last_screen
 from ..interop.weights import load_encoder
 from ..models import timm_encoder  # noqa: F401  an encoder that can be named by its class
+from ..training.callbacks import HeldOut
 from ..training.pretrain import Parts, encoder_words, millions, prepare
 from ..training.run import Run
 from ..training.stops import StopRequests
 from ..training.world_model import WorldModel
+from ..training.world_watch import WorldWatch
 from .options import add_room_options, parse, run_parser
 from .training_job import TrainingJob
 
@@ -83,7 +86,7 @@ class WorldJob(TrainingJob):
             self.module,
             self.data,
             self.trainer_options,
-            lambda held_out: [],
+            self._watchers,
             stops=stops,
             loggers=self.loggers(run),
             checkpoint=self.made.checkpoint,
@@ -92,6 +95,12 @@ class WorldJob(TrainingJob):
             seed=self.config.seed,
         )
         yield parts, resume_from
+
+    def _watchers(self, held_out: HeldOut) -> list[Callback]:
+        def say(text: str) -> None:
+            self.screen.print(text, markup=False)
+
+        return [WorldWatch(held_out, say, self.made.watch.every_n_steps)]
 
     def start_lines(self, parts: Parts) -> list[str]:
         """What is learned from what."""

@@ -172,6 +172,11 @@ class EpisodeSet:
             seed=None if seed is None else int(seed[first]),
         )
 
+    def episode_seed(self, number: int) -> int | None:
+        """The seed of the episode with this number in the dataset; None where none is told."""
+        seed = self._rows.get("seed")
+        return None if seed is None else int(seed[self._first[self.numbers.index(number)]])
+
     def frames(self, place: int, start: int, count: int) -> Frames:
         """`count` frames of the episode at `place` in the dataset, from `start` on."""
         shelf = self._shelves[place // SHELF]

@@ -96,11 +96,12 @@ class Stochastic(PointWorld):
         return super().move(actions, chance)
 
     def paint(self, state: Array, which: Array) -> Array:
-        """The dot, the walls, and the gate as it is."""
+        """The dot, the walls, and the gate as it is, or as it nearly is where a model says so."""
         ground = self._ground[which]
+        gates = np.rint(state[:, 2])
         for row, episode in enumerate(which):
-            if state[row, 2] <= 0:
-                colour = _CLOSED if state[row, 2] == 0 else _SHUT
+            if gates[row] <= 0:
+                colour = _CLOSED if gates[row] == 0 else _SHUT
                 paint.boxes(ground[row], self._gate(int(episode))[None], colour)
             else:
                 paint.boxes(ground[row], self._gate(int(episode))[None], (0, 0, 0))

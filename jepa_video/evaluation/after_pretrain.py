@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from ..training.dashboard import vitals
 from ..training.logs import read_metrics
 from ..training.run import Run
 from ..training.video_jepa import VideoJEPA
+from .attempt import attempt
 from .diagnostics import gap_figures
 from .pictures import draw_pictures
 from .probing import ProbeSettings, first_weights, primary_label, probe_all
@@ -62,19 +62,11 @@ def conclude(
         summary |= _probes(module, data, settings, device, int(facts["seed"]))
         summary |= gap_figures(module, held_out.batches())
     summary["verdict"] = _verdict(run, summary, module.encoder.width)
-    _attempt("the rollouts", lambda: draw_rollouts(module, data, run.path / FOLDER))
-    _attempt("the pictures", lambda: draw_pictures(module, data, run.path / "pictures"))
+    attempt("the rollouts", lambda: draw_rollouts(module, data, run.path / FOLDER))
+    attempt("the pictures", lambda: draw_pictures(module, data, run.path / "pictures"))
     run.update_summary(**summary, status="finished")
-    _attempt("the report", lambda: write_report(run.path))
+    attempt("the report", lambda: write_report(run.path))
     return summary
-
-
-def _attempt(what: str, action: Callable[[], Any]) -> None:
-    """Pictures and pages are not worth the run: a fault in them is told and passed over."""
-    try:
-        action()
-    except Exception as error:
-        print(f"{what} could not be made ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def _probes(

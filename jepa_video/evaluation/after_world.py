@@ -11,9 +11,12 @@ from rich.table import Table
 
 from ..data.episode_module import EpisodeDataModule
 from ..interop.weights import save_encoder
+from ..training.foresight import foresight
 from ..training.run import Run
 from ..training.world_model import WorldModel
-from .foresight import foresight
+from .attempt import attempt
+from .report import write_report
+from .world_pictures import FOLDER, draw_foresight
 
 WINDOWS = 384  # held-out windows that are looked at
 SHOWN = (1, 5, 10, 20, 40)  # horizons of the table
@@ -26,11 +29,21 @@ def conclude(
     facts: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Measure on held-out windows, export the encoder, write `summary.json`."""
+    """Measure on held-out windows, export the encoder, write `summary.json` and `report.html`."""
     save_encoder(module.encoder, run.encoder)
     batches = list(data.held_out(WINDOWS))
-    found = foresight(module, batches, device).figures() if batches else {}
-    return run.update_summary(**facts, **found, kind="world", status="finished")
+    told = dict(facts)
+    if batches:
+        found = foresight(module, batches, device)
+        told |= found.figures()
+        told["verdict"] = str(found.verdict())
+        attempt(
+            "the pictures",
+            lambda: draw_foresight(module, batches, data.val, run.path / FOLDER),
+        )
+    summary = run.update_summary(**told, kind="world", status="finished")
+    attempt("the report", lambda: write_report(run.path))
+    return summary
 
 
 def last_screen(run: Run, summary: dict[str, Any], screen: Console, started: float) -> None:
@@ -42,10 +55,12 @@ def last_screen(run: Run, summary: dict[str, Any], screen: Console, started: flo
         if summary["reward_explained"] is not None:
             told.append(f"reward read off the state: {summary['reward_explained']:.0%}")
         screen.print("  ".join(told))
+        screen.print(summary["verdict"])
     minutes = (time.monotonic() - started) / 60
     speed = f"{summary['windows_per_second']:.0f} windows/s, data wait {summary['data_wait']:.0%}"
     screen.print(f"{summary['steps']} steps in {minutes:.1f} min, {speed}")
-    screen.print(f"\nnumbers   {run.path / 'summary.json'}\nmodel     {run.path / 'world'}\n")
+    screen.print(f"\nreport    {run.report}\nnumbers   {run.path / 'summary.json'}")
+    screen.print(f"model     {run.path / 'world'}\n")
     env = summary["env"] or "ID"
     screen.print(f"  jepa-video agent eval --env {env} --policy mode2 --checkpoint {run.path}\n")
     screen.print("  from jepa_video import load_world", markup=False)

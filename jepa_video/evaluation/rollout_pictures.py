@@ -16,23 +16,14 @@ from ..data.transforms import centre
 from ..models.decoder import Decoder
 from ..models.rope import Grid
 from ..training.video_jepa import VideoJEPA
-from .album import Picture, Plate, save_album
-from .drawing import (
-    beside,
-    chosen_slots,
-    enlarge,
-    pixels,
-    save_moving,
-    save_still,
-    stacked,
-    tile_side,
-)
+from .album import Plate, save_album
+from .drawing import pixels
+from .films import film
 from .pictures import looking
 from .rollouts import Foresight, foresight, horizon, long_clips, past_slots, save_horizon
 
 SHOWN: Final = 4
 FEWEST: Final = 8  # clips below which no decoder is fitted
-MILLISECONDS: Final = 160
 PANELS: Final = ("teacher-forced", "rolled out", "last frame")
 
 
@@ -92,39 +83,17 @@ def decoded_plate(found: Foresight, clip: Tensor, grid: Grid, folder: Path) -> P
     for states in told.values():
         films.append(pixels(unpatched(decoder(states), clip.shape[1], clip.shape[-1], grid)))
     heads = ("frames", *told)
-    rows = tuple(
-        (_film([film[at] for film in films], found, folder, at, heads),) for at in range(shown)
-    )
+    known = found.context.shape[1] * found.frames
+    rows = []
+    for at in range(shown):
+        label = f"clip {at + 1}: {', '.join(heads)}"
+        alt = f"Five moving panels of a clip, {label}"
+        panels = [one[at] for one in films]
+        rows.append((film(panels, known, 2, folder, f"rollout_{at}", label, alt),))
     caption = (
         f"From left to right: {', '.join(heads)}. A linear decoder, fitted on other clips, turns "
         "states into pixels; it shows what the states know and has no part in training. After the "
-        f"first {found.context.shape[1] * found.frames} frames, which the model sees, every panel "
+        f"first {known} frames, which the model sees, every panel "
         "but the first two is prediction, framed in orange."
     )
-    return Plate("Decoded rollouts", caption, rows)
-
-
-def _film(
-    films: list[Tensor], found: Foresight, folder: Path, number: int, heads: tuple[str, ...]
-) -> Picture:
-    """One clip as a moving picture and as strips; films are `T S S 3`."""
-    side, known = tile_side(films[0].shape[1], 128), found.context.shape[1] * found.frames
-    big = [enlarge(film, side) for film in films]
-    for panel in big[2:]:
-        panel[known:] = _framed(panel[known:])
-    name, still = f"rollout_{number}.webp", f"rollout_{number}_still.webp"
-    frames = [beside([panel[t] for panel in big]) for t in range(len(big[0]))]
-    save_moving(frames, folder / name, MILLISECONDS)
-    chosen = chosen_slots(len(big[0]))
-    save_still(stacked([beside(list(panel[chosen])) for panel in big]), folder / still)
-    label = f"clip {number + 1}: {', '.join(heads)}"
-    return Picture(name, f"Five moving panels of a clip, {label}", label, still)
-
-
-def _framed(frames: Tensor, width: int = 3) -> Tensor:
-    """Frames `T S S 3` with an orange border."""
-    out, colour = frames.clone(), torch.tensor((230, 120, 20), dtype=frames.dtype)
-    for edge in (slice(None, width), slice(-width, None)):
-        out[:, edge] = colour
-        out[:, :, edge] = colour
-    return out
+    return Plate("Decoded rollouts", caption, tuple(rows))

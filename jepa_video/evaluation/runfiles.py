@@ -48,10 +48,22 @@ class RunFiles:
 
     @property
     def verb(self) -> str:
-        """The command that made the run, as its config tells."""
+        """The command that made the run, as its summary or else its config tells."""
+        by_kind = {"world": "world", "agent": "agent fit"}
+        if (kind := (self.summary or {}).get("kind")) in by_kind:
+            return by_kind[kind]
+        config = self.settings
+        if "learn" in config:
+            return "agent fit"
+        if "dynamics" in (config.get("model") or ()):
+            return "world"
+        return "finetune" if "baseline" in config else "pretrain"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as plain values; empty where it is damaged."""
         config = _parsed(self.config)
-        tuned = isinstance(config, dict) and "baseline" in config
-        return "finetune" if tuned else "pretrain"
+        return config if isinstance(config, dict) else {}
 
     @property
     def width(self) -> int | None:

@@ -7,13 +7,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..energies.health import Verdict, verdict_of_states
 from ..energies.metrics import rankme
-from ..training.world_model import WorldModel
+from .dashboard import spread_sample
+from .world_model import WorldModel
+
+SAMPLE: Final = 1024  # states on which rank and spread are measured
+
+
+class Ahead(NamedTuple):
+    """A window with what was foretold of it.
+
+    Attributes:
+        seen: states of all frames, `B T P D`.
+        future: those after the known ones, `B H P D`.
+        told: what is foretold in their place, `B H P D`.
+        copied: the last known state in their place, `B H P D`.
+    """
+
+    seen: Tensor
+    future: Tensor
+    told: Tensor
+    copied: Tensor
+
+    @property
+    def errors(self) -> Tensor:
+        """Squared error of foretold and copied states, `2 B H`."""
+        pair = (self.told - self.future, self.copied - self.future)
+        return torch.stack([gap.square().mean((2, 3)) for gap in pair])
+
+
+@torch.no_grad()
+def look_ahead(module: WorldModel, batch: Mapping[str, Tensor]) -> Ahead:
+    """Roll out over windows, with the z of lowest energy where there is a latent."""
+    seen = module.encode(batch["video"], batch["state"])
+    passage = module.passage(seen, batch["action"])
+    z = module.explain(passage) if module.latent.dim else None
+    told = module.imagine(passage.known, passage.actions, z, passage.past)
+    return Ahead(seen, passage.future, told, passage.known[:, -1:].expand_as(told))
 
 
 @dataclass
@@ -26,8 +62,9 @@ class Foresight:
             true one, in its own unit, `H`; empty where the episodes tell no states.
         read_true: the same off the true state: what the readout itself gets wrong.
         read_copied: the same off the last known state.
-        rankme: effective rank of the states.
-        spread: mean standard deviation of a component of the states.
+        rankme: effective rank of what says in the states where the agent is.
+        spread: mean standard deviation of these numbers.
+        width: how many they are.
         reward: share of the rewards' variance that the readout explains; None where there is none.
         reach: see `stride`.
     """
@@ -38,8 +75,13 @@ class Foresight:
     read_copied: list[float]
     rankme: float
     spread: float
+    width: int
     reward: float | None
     reach: float
+
+    def verdict(self) -> Verdict:
+        """What the figures say."""
+        return verdict_of_states(self.rankme, self.spread, self.energy[-1], self.width)
 
     def figures(self) -> dict[str, Any]:
         """What `summary.json` holds."""
@@ -56,7 +98,7 @@ class Foresight:
 def foresight(
     module: WorldModel, batches: Iterable[Mapping[str, Tensor]], device: torch.device
 ) -> Foresight:
-    """Roll out over held-out windows, with the z of lowest energy where there is a latent."""
+    """The figures of held-out windows; the module is left in evaluation mode."""
     module.to(device).eval()
     errors: list[Tensor] = []
     reads: list[Tensor] = []
@@ -65,22 +107,19 @@ def foresight(
     strides: list[Tensor] = []
     for one in batches:
         batch = {name: part.to(device) for name, part in one.items()}
-        seen = module.encode(batch["video"], batch["state"])
-        passage = module.passage(seen, batch["action"])
-        z = module.explain(passage) if module.latent.dim else None
-        told = module.imagine(passage.known, passage.actions, z, passage.past)
-        copied = passage.known[:, -1:].expand_as(told)
-        pair = [(told - passage.future), (copied - passage.future)]
-        errors.append(torch.stack([e.square().mean((2, 3)) for e in pair]))  # 2 B H
-        states.append(seen.flatten(0, 1).flatten(1))
-        strides += list(module.state.moving(seen))
+        ahead = look_ahead(module, batch)
+        moving = module.state.moving(ahead.seen)  # B T d
+        errors.append(ahead.errors)
+        states.append(moving.flatten(0, 1))
+        strides += list(moving)
         first = module.encoder.frames - 1
         truth = batch["reward"][:, first:]
-        rewards.append(torch.stack((module.read(seen[:, 1:], "reward")[..., 0], truth)).flatten(1))
+        gained = module.read(ahead.seen[:, 1:], "reward")[..., 0]
+        rewards.append(torch.stack((gained, truth)).flatten(1))
         if module.facts.state_size:
-            reads.append(_read_errors(module, told, passage.future, copied, batch["state"]))
+            reads.append(read_errors(module, ahead, batch["state"]))
     error = torch.cat(errors, 1).mean(1)
-    sample = torch.cat(states)
+    sample = spread_sample(torch.cat(states), SAMPLE)
     read = torch.cat(reads, 1).mean(1) if reads else None
     return Foresight(
         energy=(error[0] / error[1].clamp_min(1e-12)).tolist(),
@@ -89,17 +128,16 @@ def foresight(
         read_copied=[] if read is None else read[2].tolist(),
         rankme=float(rankme(sample)),
         spread=float(sample.std(0).mean()),
+        width=module.state.aim,
         reward=_explained(*torch.cat(rewards, 1)),
         reach=stride(strides),
     )
 
 
-def _read_errors(
-    module: WorldModel, told: Tensor, future: Tensor, copied: Tensor, truth: Tensor
-) -> Tensor:
+def read_errors(module: WorldModel, ahead: Ahead, truth: Tensor) -> Tensor:
     """Distances from the true environment states, read off foretold, true and last: `3 B H`."""
-    after = truth[:, -told.shape[1] :]
-    kinds = (told, future, copied)
+    after = truth[:, -ahead.told.shape[1] :]
+    kinds = (ahead.told, ahead.future, ahead.copied)
     return torch.stack([(module.read(kind) - after).norm(dim=-1) for kind in kinds])
 
 
@@ -112,7 +150,9 @@ def _explained(told: Tensor, truth: Tensor) -> float | None:
 def stride(paths: Iterable[Tensor]) -> float:
     """The median distance of states two steps apart where something moved, of paths `T d`.
 
-    The distance in which a goal counts as reached: an agent that steps cannot do much better.
+    The distance in which a goal counts as reached: an agent that steps cannot do much better. Paths
+    of two states count with their one step.
     """
-    apart = torch.cat([(s[2:] - s[:-2]).norm(dim=1) for s in paths if len(s) > 2])
+    hops = [(s, min(2, len(s) - 1)) for s in paths if len(s) > 1]
+    apart = torch.cat([(s[hop:] - s[:-hop]).norm(dim=1) for s, hop in hops])
     return float(apart[apart > 0.25 * apart.mean()].median())
