@@ -184,10 +184,17 @@ class BankData(LightningDataModule):
 @torch.no_grad()
 def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.device) -> None:
     """Fill the bank with the states of all chosen episodes."""
-    k = world.encoder.frames
+    k, first = world.encoder.frames, 0
+    # One block for all: small ones between the encoder's large temporary ones leave holes in the
+    # heap, 7 GB of them after 2,700 episodes.
+    total = episodes.total_frames - (k - 1) * len(episodes)
+    block = torch.empty(total, world.state.tokens, world.state.width)
     for index in range(len(episodes)):
         one = episodes.episode(index)
-        states = states_of(world, one.frames, one.states, device)
+        found = states_of(world, one.frames, one.states, device)
+        states = block[first : first + len(found)]
+        states.copy_(found)
+        first += len(found)
         actions = torch.from_numpy(np.array(one.actions))[k - 1 :]
         bank.add(states, actions, torch.from_numpy(np.array(one.rewards))[k - 1 :])
 
