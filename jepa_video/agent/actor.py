@@ -98,43 +98,54 @@ class Actor:
     ) -> Plan:
         """Mode 2: a plan for each environment, begun with the last one and the policy's guesses."""
         cost: Cost = self.cost
-        world = self.cost.world
-        if world.latent.dim:
-            count = max(self.search.futures, 1)
-            drawn = [
-                world.futures(situation.known[i : i + 1], count, one)
-                for i, one in enumerate(generators)
-            ]
-            z = torch.cat([one for one in drawn if one is not None])
-            if not self.search.futures:
-                z = z.mean(1, keepdim=True)
+        z = self.drawn(situation, generators, max(self.search.futures, 1))
+        if z is not None:
+            judged = z if self.search.futures else z.mean(1, keepdim=True)
             risk: Any = self.search.risk
-            cost = OverFutures(self.cost, z, risk)
+            cost = OverFutures(self.cost, judged, risk)
         if self.policy is not None:
-            previous = self._proposed(situation, task, previous)
+            previous = self._proposed(situation, task, previous, z)
         return self.planner.plan(cost, situation, task, previous, generators)
 
     @torch.no_grad()
-    def _proposed(self, situation: Situation, task: Task, previous: Plan | None) -> Plan:
-        """The last plan, and where the policy would go in imagination."""
-        guess = self.imagined_policy(situation, task)[:, None]  # B 1 H A
-        if previous is None:
-            return Plan.proposal(guess)
-        elites = torch.cat((guess, previous.elites), 1)[:, : max(PROPOSALS, 2)]
-        lost = previous.actions.isnan()
-        actions = torch.where(lost, guess[:, 0], previous.actions)
-        rest = torch.cat((actions[:, None], elites), 1)
-        return Plan(actions, previous.cost, rest)
+    def drawn(
+        self, situation: Situation, generators: Sequence[torch.Generator], count: int
+    ) -> Tensor | None:
+        """Draws of z for what may come, `B count L Z`; None where the world has no latent."""
+        world, known = self.cost.world, situation.known
+        if not world.latent.dim:
+            return None
+        each = [world.futures(known[i : i + 1], count, one) for i, one in enumerate(generators)]
+        return torch.cat([z for z in each if z is not None])
 
-    def imagined_policy(self, situation: Situation, task: Task) -> Tensor:
-        """The actions `B H A` that the policy takes in the world that it imagines."""
+    @torch.no_grad()
+    def _proposed(
+        self, situation: Situation, task: Task, previous: Plan | None, z: Tensor | None
+    ) -> Plan:
+        """The last plan, and where the policy would go in imagination."""
+        guess = Plan.proposal(self.imagined_policy(situation, task, z)[:, None])
+        if previous is None:
+            return guess
+        lost = previous.actions.isnan().flatten(1).any(1)
+        actions = torch.where(lost[:, None, None], guess.actions, previous.actions)
+        others = guess.forgotten(lost).elites  # comes first where there is nothing else
+        elites = torch.cat((others, previous.elites), 1)[:, :PROPOSALS]
+        return Plan(actions, previous.cost, torch.cat((actions[:, None], elites), 1))
+
+    def imagined_policy(self, situation: Situation, task: Task, z: Tensor | None = None) -> Tensor:
+        """The actions `B H A` that the policy takes in the world that it imagines.
+
+        Args:
+            situation: the present.
+            task: what is asked for.
+            z: draws of the latent, `B Z' L Z`, the first of which is imagined.
+        """
         world, known, past = self.cost.world, *situation
-        z = world.futures(known, 1) if world.latent.dim else None
-        z = None if z is None else z[:, 0]
+        first = None if z is None else z[:, 0]
         done: list[Tensor] = []
         for _ in range(self.search.horizon):
             action = self.react(known[:, -1], task)
-            told = world.imagine(known, action[:, None], z, past)
+            told = world.imagine(known, action[:, None], first, past)
             known = torch.cat((known, told), 1)
             past = torch.cat((past, action[:, None]), 1)
             done.append(action)

@@ -27,14 +27,14 @@ from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..randomness import EPISODE, generator
 from ..training.world_model import WorldModel
-from .actor import Actor, Search
+from .actor import Actor, Search, planner_of
 from .configurator import Configurator, Doubtful, Fixed, Setting
 from .cost import Critic, IntrinsicCost, WorldCost
 from .perception import Perception
 from .planners.base import Plan
 from .policy import ReactivePolicy
 from .task import Situation, Task, Zone
-from .world_files import load_world
+from .world_files import UNFIT, load_world, said
 
 FOLDER: Final = "agent"
 WEIGHTS: Final = "agent.safetensors"
@@ -82,7 +82,8 @@ class Explanation:
     Attributes:
         mode: `mode1` or `mode2`, B of them.
         sub_goal: the state that was aimed at, read as the environment's, `B S`, or None.
-        terms: cost of the imagined future by term, and `critic`, each `B`.
+        terms: what each term adds to the cost of the imagined future, and `critic`, each `B`; their
+            sum is what `WorldCost` gives. Where the world has a latent, with the first draw of z.
         imagined: the present state and the imagined ones, read as the environment's, `B H+1 S`;
             None where the episodes told no states.
         doubt: disagreement of the critic, `B`.
@@ -151,7 +152,7 @@ class Agent:
         self.known: list[Tensor] = []
         self.done: list[Tensor] = []
         self.calls = 0
-        self._last: tuple[Setting, Tensor, Tensor] | None = None
+        self._last: tuple[Setting, Situation, Tensor] | None = None
 
     def act(self, observation: Observation) -> Array:
         """Actions `B A` in [-1, 1], or whole numbers `B`, for a batch of observations."""
@@ -162,10 +163,12 @@ class Agent:
                 self._begin_unseeded(len(state))
         self._remember(state)
         task = Task(self.goal, self.mind.weights, self.mind.zones)
-        fresh = torch.full((len(state),), self.plan_now is None, device=self.device)
+        fresh = (self.age == 0).to(self.device)
         setting = self.configurator.configure(state, task, fresh)
-        actions, whole = self._decide(setting, state)
-        self._last = (setting, state, whole)
+        situation = self._situation()
+        whole = self._decide(setting, situation)
+        self._last = (setting, situation, whole)
+        actions = whole[:, 0]
         self.done = [*self.done, actions][-self.world.dynamics.history :]
         self.time += 1
         return self._given(actions)
@@ -191,46 +194,45 @@ class Agent:
         empty = known.new_zeros(len(known), 0, width)
         return Situation(known, torch.stack(past, 1) if past else empty)
 
-    def _decide(self, setting: Setting, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions `B A`, and what was imagined to follow them, actions `B H A`."""
-        batch, plans = len(state), setting.plans.cpu()
+    def _decide(self, setting: Setting, situation: Situation) -> Tensor:
+        """Actions from now on, `B H A`: planned, or a reaction that is imagined to be held."""
+        state, plans = situation.known[:, -1], setting.plans
         horizon, width = self.mind.search.horizon, self.world.facts.action_size
-        whole = state.new_zeros(batch, horizon, width)
+        whole = state.new_zeros(len(state), horizon, width)
         if plans.any():
-            planned = self._planned(setting, plans)
-            whole = torch.where(setting.plans[:, None, None], planned, whole)
+            planned = self._planned(setting, situation)
+            whole = torch.where(plans[:, None, None], planned, whole)
         if not plans.all():
             react = self.actor.react(state, setting.task)
-            whole = torch.where(setting.plans[:, None, None], whole, react[:, None])
-        return whole[:, 0], whole
-
-    def _planned(self, setting: Setting, plans: Tensor) -> Tensor:
-        """The plans `B H A`: anew where `every` decisions have passed, else what is left."""
+            whole = torch.where(plans[:, None, None], whole, react[:, None])
+        # A plan that was not followed is of another present.
+        self.age = torch.where(plans.cpu(), self.age, 0)
         if self.plan_now is not None:
-            self.plan_now = self.plan_now.shifted(1)
-        if self.plan_now is None or self.time % self.mind.search.every == 0:
-            which = torch.nonzero(plans)[:, 0].to(self.device)
-            generators = [generator(self.seeds[int(i)], EPISODE, PLAN, self.time) for i in which]
+            self.plan_now = self.plan_now.forgotten(~plans)
+        return whole
+
+    def _planned(self, setting: Setting, situation: Situation) -> Tensor:
+        """The plans `B H A`: each anew after `every` decisions, else what is left of it."""
+        before = self.plan_now.shifted(1) if self.plan_now is not None else None
+        plans, every = setting.plans.cpu(), self.mind.search.every
+        due = plans & ((self.age == 0) | (self.age >= every))
+        if due.any():
+            which = torch.nonzero(due)[:, 0].to(self.device)
             task = setting.task
             goal = None if task.goal is None else task.goal[which]
-            situation = Situation(*(part[which] for part in self._situation()))
-            before = self.plan_now
-            if before is not None:
-                before = Plan(before.actions[which], before.cost[which], before.elites[which])
-            plan = self.actor.plan(situation, replace(task, goal=goal), before, generators)
+            rows = Situation(*(part[which] for part in situation))
+            begun, draws = before and before.rows(which), self._draws(which, self.time)
+            plan = self.actor.plan(rows, replace(task, goal=goal), begun, draws)
             self.calls += len(which)
-            self.plan_now = self._merged(plan, which, len(plans))
-        return self.plan_now.actions.nan_to_num(nan=0.0)
+            before = _merged(plan, which, before, len(plans))
+        self.age = torch.where(due, 0, self.age) + 1
+        assert before is not None  # an environment without a plan is due
+        self.plan_now = before
+        return before.actions.nan_to_num(nan=0.0)
 
-    def _merged(self, plan: Plan, which: Tensor, batch: int) -> Plan:
-        """A plan for all environments; those that were not planned for have none (NaN)."""
-
-        def whole(part: Tensor) -> Tensor:
-            full = part.new_full((batch, *part.shape[1:]), torch.nan)
-            full[which] = part
-            return full
-
-        return Plan(whole(plan.actions), whole(plan.cost), whole(plan.elites), plan.evaluations)
+    def _draws(self, which: Tensor, time: int) -> list[torch.Generator]:
+        """A generator for each environment, of its seed and the time alone."""
+        return [generator(self.seeds[i], EPISODE, PLAN, time) for i in which.tolist()]
 
     def _given(self, actions: Tensor) -> Array:
         if self.world.facts.discrete:
@@ -259,16 +261,15 @@ class Agent:
         """The last decision."""
         if self._last is None:
             raise UserError("there is nothing to explain: the agent has not acted yet")
-        setting, state, whole = self._last
-        future = self.cost.imagined(self._situation(), whole[:, None])[:, 0]  # B H P D
-        terms = self.cost.intrinsic.terms(future, whole, setting.task)
-        told = {name: value.mean(1).cpu().numpy() for name, value in terms.items()}
-        if self.critic is not None:
-            goal = setting.task.goal if self.critic.goal else None
-            told["critic"] = self.critic(future[:, -1], goal).cpu().numpy()
+        setting, situation, whole = self._last
+        rows = torch.arange(len(whole))
+        z = self.actor.drawn(situation, self._draws(rows, self.time - 1), 1)
+        future = self.cost.imagined(situation, whole[:, None], z)  # B 1 H P D
+        parts = self.cost.parts(future, whole[:, None], setting.task)
+        told = {name: part[:, 0].cpu().numpy() for name, part in parts.items()}
         imagined, aimed = None, None
         if self.world.facts.state_size:
-            path = torch.cat((state[:, None], future), 1)
+            path = torch.cat((situation.known[:, -1:], future[:, 0]), 1)
             imagined = self.world.read(path, "state").cpu().numpy()
             if setting.task.goal is not None:
                 aimed = self.world.read(setting.task.goal, "state").cpu().numpy()
@@ -307,11 +308,29 @@ class Agent:
         folder = path / FOLDER if (path / FOLDER).is_dir() else path
         if not (folder / WEIGHTS).exists():
             norm = getattr(env, "action_norm", None)
-            mind = Mind(reach_of(path), {"goal": 1.0}, search=search or FAR, norm=norm)
+            goal = env is None or env.shows_goal
+            weights = {"goal" if goal else "reward": 1.0}
+            mind = Mind(reach_of(path), weights, goal, search=search or FAR, norm=norm)
             return cls(world, mind, mode=mode, device=device)
         mind, critic, policy = _read(folder, world)
         mind = replace(mind, search=search or mind.search)
         return cls(world, mind, critic, policy, mode, device)
+
+
+def _merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:
+    """A plan for all environments: the new one for `which`, for others `before`, or none (NaN)."""
+
+    def whole(new: Tensor, old: Tensor | None) -> Tensor:
+        shape = (batch, *new.shape[1:])
+        full = new.new_full(shape, torch.nan) if old is None else old.clone()
+        full[which] = new
+        return full
+
+    actions, cost, elites = (before.actions, before.cost, before.elites) if before else [None] * 3
+    return Plan(
+        whole(plan.actions, actions), whole(plan.cost, cost), whole(plan.elites, elites),
+        plan.evaluations,
+    )  # fmt: skip
 
 
 def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
@@ -364,14 +383,15 @@ def _read(folder: Path, world: WorldModel) -> tuple[Mind, Critic, ReactivePolicy
             Zone(tuple(z["low"]), tuple(z["high"]), z["margin"]) for z in told["zones"]
         )
         mind = Mind(**told)
-        aim = world.state.aim if mind.goal else 0
-        critic = Critic(width, aim, mind.hidden, mind.members)
-        policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, mind.hidden)
+        planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
+        with torch.random.fork_rng(devices=[]):
+            aim = world.state.aim if mind.goal else 0
+            critic = Critic(width, aim, mind.hidden, mind.members)
+            policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, mind.hidden)
         for name, part in (("critic.", critic), ("policy.", policy)):
             part.load_state_dict(
                 {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
             )
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        told_of = " ".join(str(error).split())
-        raise UserError(f"{folder} holds an agent that does not load: {told_of}") from error
+    except (*UNFIT, UserError) as error:
+        raise UserError(f"{folder} holds an agent that does not load: {said(error)}") from error
     return mind, critic.requires_grad_(False), policy.requires_grad_(False)

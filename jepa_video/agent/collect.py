@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,12 +123,9 @@ def policy_of(name: str, env: BatchEnv) -> Policy:
         raise UserError(
             f"there is no policy {name!r} (expected one of {known}, or the run folder of an agent)"
         )
-    try:
-        module = import_module("jepa_video.agent.agent")
-    except ImportError:
-        raise UserError(f"{name} is no policy that this version can load") from None
-    agent: Policy = module.Agent.load(Path(name), env)
-    return agent
+    from jepa_video.agent.agent import Agent  # torch and Lightning: seconds that others need not
+
+    return Agent.load(name, env)
 
 
 def _summary(recording: Recording, new: int) -> Collected:

@@ -199,17 +199,24 @@ class WorldCost:
     ) -> Tensor:
         """Candidates `B S H A`, with latents `B S L Z` where the world has some, to costs `B S`."""
         future = self.imagined(state, actions, z)  # B S H P D
-        running = self.intrinsic(future, actions, task)  # B S H
+        told = list(self.parts(future, actions, task).values())
+        if not told:
+            return actions.new_zeros(actions.shape[:2])
+        return torch.stack(told).sum(0)
+
+    def parts(self, future: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
+        """What each term adds to the cost of imagined states `B S H P D`, and `critic`: `B S`."""
         horizon = actions.shape[2]
-        powers = torch.arange(horizon, device=actions.device, dtype=actions.dtype)
-        total = (running * self.discount**powers).sum(-1) + self.final * running[..., -1]
-        if self.critic is None:
-            return total
-        last, goal = future[:, :, -1].flatten(0, 1), task.goal
-        each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
-        later = self.critic(last, each if self.critic.goal else None).view(total.shape)
-        whole: Tensor = total + self.discount**horizon * later
-        return whole
+        shares = self.discount ** torch.arange(horizon, device=future.device, dtype=future.dtype)
+        shares[-1] += self.final
+        terms = self.intrinsic.terms(future, actions, task)
+        told = {name: (value * shares).sum(-1) for name, value in terms.items()}
+        if self.critic is not None:
+            last, goal = future[:, :, -1].flatten(0, 1), task.goal
+            each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
+            later = self.critic(last, each if self.critic.goal else None)
+            told["critic"] = self.discount**horizon * later.view(actions.shape[:2])
+        return told
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """The states `B S H P D` that candidates `B S H A` lead to."""

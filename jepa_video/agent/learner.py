@@ -141,7 +141,9 @@ class AgentLearner(L.LightningModule):
         acted = self.imitated(batch, goal, actions, best.indices, draw)
         loss = error + acted
         facts = {"critic": error.detach(), "policy": acted.detach()}
-        facts |= {"cost": cost.mean(), "doubt": told.detach().std(0).mean()}
+        facts["cost"] = cost.mean()
+        if len(told) > 1:
+            facts["doubt"] = told.detach().std(0).mean()
         self.log_dict({"loss": loss.detach(), **facts})
         return {"loss": loss + self._idle(self.dynamics)}
 
@@ -240,7 +242,8 @@ class AgentLearner(L.LightningModule):
     @torch.no_grad()
     def doubt_of(self, bank: Bank, quantile: float, count: int = 4096) -> float:
         """The quantile of the critic's disagreement over states and goals of memory."""
-        index = [i * len(bank) // count for i in range(min(count, len(bank)))]
+        count = min(count, len(bank))
+        index = [i * len(bank) // count for i in range(count)]
         batch = {name: part.to(self.device) for name, part in bank.__getitems__(index).items()}
         told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)
         return float(told.std(0).quantile(quantile)) if len(told) > 1 else 0.0

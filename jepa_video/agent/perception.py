@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.frames import shrink
 from ..envs.base import Array
+from ..errors import UserError
 from ..training.world_model import WorldModel
 
 
@@ -29,7 +31,13 @@ class Perception:
         self.frames = None
 
     def see(self, pixels: Array, own: Array | None = None) -> Tensor:
-        """The state `B P D` now. The first frame stands for those before it."""
+        """The state `B P D` now. The first frame stands for those before it.
+
+        Raises:
+            UserError: the world model feels something itself, and `own` is not there.
+        """
+        if self.world.proprioception is not None and own is None:
+            raise UserError("this world model feels its own state, which the environment tells not")
         new = self._tensor(pixels)  # B C H W
         k = self.world.encoder.frames
         if self.frames is None:
@@ -45,7 +53,7 @@ class Perception:
 
     def _tensor(self, pixels: Array) -> Tensor:
         last = pixels[:, -1] if pixels.ndim == 5 else pixels
-        return torch.from_numpy(last.copy()).to(self.device).permute(0, 3, 1, 2)
+        return shrink(last, self.world.encoder.image, "squash").to(self.device)  # as `EpisodeSet`
 
     @torch.no_grad()
     def _encode(self, frames: Tensor, own: Array | None) -> Tensor:

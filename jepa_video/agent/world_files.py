@@ -7,14 +7,21 @@ world/
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
 from dataclasses import asdict, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
+from torch import nn
 
 from ..data.episodes import Facts
 from ..errors import UserError
@@ -24,6 +31,7 @@ from ..training.world_model import WorldModel
 FOLDER: Final = "world"
 WEIGHTS: Final = "world.safetensors"
 CONFIG: Final = "config.json"
+UNFIT: Final = (ArgumentError, TypeError, ValueError, KeyError, RuntimeError)  # entries of a file
 
 
 def save_world(module: WorldModel, settings: dict[str, Any], folder: Path) -> None:
@@ -41,6 +49,11 @@ def save_world(module: WorldModel, settings: dict[str, Any], folder: Path) -> No
         (draft / CONFIG).write_text(json.dumps(entries, indent=2) + "\n")
 
 
+def said(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
+
+
 def world_folder(path: Path | str) -> Path:
     """The folder with the two files, of a run or the folder itself.
 
@@ -54,6 +67,37 @@ def world_folder(path: Path | str) -> Path:
     return folder
 
 
+def _refuse_strangers(settings: dict[str, Any], where: Path) -> None:
+    """Let a file name our modules alone, and those that the caller has imported: it runs no code.
+
+    Raises:
+        UserError: it names anything else.
+    """
+    plain = [value for value in settings.values() if isinstance(value, str) and "." in value]
+    for name in [*plain, *_class_paths(settings)]:
+        home, _, kind = name.rpartition(".")
+        if re.fullmatch(r"jepa_video(\.\w+)*", home):
+            with contextlib.suppress(ImportError):
+                import_module(home)
+        found = getattr(sys.modules.get(home), kind, None)
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise UserError(
+                f"{where} is refused: it names {name!r}, which is no torch module of jepa_video or "
+                "of a package that was imported before"
+            )
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    """Every class that is named in settings, however deep."""
+    if isinstance(value, dict):
+        if "class_path" in value:
+            yield str(value["class_path"])
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _class_paths(part)
+
+
 def load_world(path: Path | str) -> WorldModel:
     """The world model of a run, or of its folder `world`, in evaluation mode, on the CPU.
 
@@ -64,6 +108,7 @@ def load_world(path: Path | str) -> WorldModel:
     entries = read_json(folder / CONFIG)
     if not isinstance(entries.get("model"), dict) or not isinstance(entries.get("facts"), dict):
         raise UserError(f"{folder / CONFIG} describes no world model")
+    _refuse_strangers(entries["model"], folder / CONFIG)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(WorldModel, "model", skip={"facts"}, instantiate=False)
     try:
@@ -77,8 +122,8 @@ def load_world(path: Path | str) -> WorldModel:
         with torch.random.fork_rng(devices=[]):
             module = WorldModel(Facts(**told), **vars(made.model))
         module.load_state_dict(read_safetensors(folder / WEIGHTS))
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except UNFIT as error:
         raise UserError(
-            f"{folder} holds a world model that does not load: {' '.join(str(error).split())}"
+            f"{folder} holds a world model that does not load: {said(error)}"
         ) from error
     return module.eval().requires_grad_(False)

@@ -220,16 +220,11 @@ def _of_policy(name: str, asked: _Asked, beside: bool) -> list[Any]:
 
 def _loader(path: str, mode: str, device: str) -> Any:
     """What loads an agent for an environment."""
-    from importlib import import_module
-
+    from ..agent.agent import Agent
     from .encoders import named_device
 
     def load(env: Any) -> Any:
-        try:
-            agent = import_module("jepa_video.agent.agent").Agent
-        except ImportError:
-            raise UserError(f"{path} is no policy that this version can load") from None
-        return agent.load(Path(path), env, mode, named_device(device))
+        return Agent.load(Path(path), env, mode, named_device(device))
 
     return load
 

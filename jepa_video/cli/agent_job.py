@@ -177,6 +177,6 @@ def _of_environment(id: str | None, settings: dict[str, Any]) -> tuple[bool, flo
         return True, None
     env = make_batch(id, 1, **settings)
     try:
-        return "goal" in env.single_observation_space.spaces, env.action_norm  # type: ignore
+        return env.shows_goal, env.action_norm
     finally:
         env.close()

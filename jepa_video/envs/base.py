@@ -96,6 +96,12 @@ class BatchEnv(VectorEnv):
             int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
         )
 
+    @property
+    def shows_goal(self) -> bool:
+        """Whether an observation has the picture of a goal."""
+        space = self.single_observation_space
+        return isinstance(space, spaces.Dict) and "goal" in space.spaces
+
     @abstractmethod
     def reset(
         self,

@@ -47,7 +47,7 @@ class ConvEncoder(VideoEncoder):
     ) -> None:
         super().__init__()
         halvings = patch.bit_length() - 1
-        if patch != 1 << halvings or patch < 2:
+        if patch < 2 or patch != 1 << halvings:
             raise UserError(f"model.encoder.patch of ConvEncoder must be 2, 4, 8 ..., not {patch}")
         self.config = {"class": "ConvEncoder", "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "channels": channels}

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from jepa_video.agent.actor import Search
 from jepa_video.agent.agent import Mind, save_agent
@@ -14,7 +15,14 @@ from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.world_files import save_world
 from jepa_video.data.episodes import Facts
 from jepa_video.models.conv import ConvEncoder
+from jepa_video.models.dynamics import Dynamics
+from jepa_video.models.state import VectorState
 from jepa_video.training.world_model import WorldModel
+
+ENCODER = {  # of `world()`, as a file tells it
+    "class_path": "jepa_video.models.conv.ConvEncoder",
+    "init_args": {"channels": 4, "width": 8},
+}
 
 
 def facts(**changes) -> Facts:
@@ -32,6 +40,29 @@ def world(frames: int = 1, told: Facts | None = None, **settings) -> WorldModel:
     return WorldModel(told or facts(), encoder=encoder, **settings)
 
 
+class Moving(Dynamics):
+    """The state moves by `step` times the action, exactly; it is a place, and actions are ways."""
+
+    history, latent_width = 1, 0
+
+    def __init__(self, width: int = 2, tokens: int = 1, action: int = 2, z: int = 0) -> None:
+        super().__init__()
+        self.step = 1.0
+
+    def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        return states[:, -1] + self.step * actions[:, -1][:, None]
+
+
+def moving_world(step: float = 1.0, **changes) -> WorldModel:
+    """A world whose states are places in the plane (or of `action_size` numbers)."""
+    told = facts(**changes)
+    model = world(
+        told=told, dynamics=Moving, state=partial(VectorState, dim=told.action_size, hidden=8)
+    )
+    model.dynamics.step = step
+    return model.eval().requires_grad_(False)
+
+
 def batch(frames: int = 6, count: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     video = torch.randint(0, 256, (count, frames, 3, 64, 64), generator=draw, dtype=torch.uint8)
@@ -46,13 +77,7 @@ def batch(frames: int = 6, count: int = 4, seed: int = 0) -> dict[str, torch.Ten
 def save_tiny_agent(run: Path) -> None:
     """A run folder with an untrained world model and agent."""
     module = world()
-    settings = {
-        "encoder": {
-            "class_path": "jepa_video.models.conv.ConvEncoder",
-            "init_args": {"channels": 4, "width": 8},
-        }
-    }
-    save_world(module, settings, run / "world")
+    save_world(module, {"encoder": ENCODER}, run / "world")
     mind = Mind(1.0, {"goal": 1.0}, search=Search(3, 8, 2, 4), hidden=16, members=2, norm=1.0)
     width, aim = module.state.width, module.state.aim
     critic, policy = Critic(width, aim, 16, 2), ReactivePolicy(width, 2, False, aim, 16)

@@ -71,6 +71,12 @@ class Plan:
             self, actions=self.actions[:, index], elites=self.elites[:, :, index], cost=unknown
         )
 
+    def rows(self, which: Tensor) -> Plan:
+        """Of some environments alone, by their numbers `[N]`."""
+        return replace(
+            self, actions=self.actions[which], elites=self.elites[which], cost=self.cost[which]
+        )
+
     def forgotten(self, which: Tensor) -> Plan:
         """Without the environments `which` `[B]` (bool), as after a reset: they begin anew."""
         rows = which.view(-1, 1, 1)

@@ -1,0 +1,493 @@
+"""Claims of the agent: alone or in a batch it acts the same, it explains itself, files hold it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from jepa_video.agent.actor import Search
+from jepa_video.agent.agent import FAR, Agent, Mind, save_agent
+from jepa_video.agent.cost import Critic
+from jepa_video.agent.planners import CEM, CategoricalCEM
+from jepa_video.agent.policy import ReactivePolicy
+from jepa_video.agent.task import Zone
+from jepa_video.agent.world_files import load_world, save_world
+from jepa_video.data.frames import shrink
+from jepa_video.envs import make_batch
+from jepa_video.errors import UserError
+from jepa_video.models.conv import ConvEncoder
+from jepa_video.models.dynamics import VectorDynamics
+from jepa_video.models.latent import DiscreteLatent
+from jepa_video.training.world_model import WorldModel
+from tests.agent.tiny_agent import ENCODER, facts, save_tiny_agent, world
+
+SEARCH = Search(horizon=3, samples=16, iterations=2, elites=4)
+SEEDS = [11, 22, 33]
+
+
+def scattered(module: nn.Module) -> nn.Module:
+    """Weights away from the zeros that some begin with, so that actions and states matter."""
+    torch.manual_seed(3)
+    for weight in module.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+    return module.requires_grad_(False)
+
+
+def agent(mode: str, model: WorldModel | None = None, critic: bool = True, **changes) -> Agent:
+    model = scattered(model or world())
+    mind = Mind(2.0, {"goal": 1.0, "effort": 0.1}, search=SEARCH, hidden=16, members=2, norm=1.0)
+    mind = replace(mind, **changes)
+    width, told = model.state.width, model.facts
+    if not critic:
+        return Agent(model, mind, mode=mode)
+    parts = (
+        Critic(width, model.state.aim, 16, 2),
+        ReactivePolicy(width, told.action_size, told.discrete, model.state.aim, 16),
+    )
+    return Agent(model, mind, *map(scattered, parts), mode=mode)
+
+
+def pictures(count: int, steps: int = 5, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    """What `count` environments show."""
+    draw = np.random.default_rng(seed)
+    goal = draw.integers(0, 256, (count, 64, 64, 3), np.uint8)
+    frames = draw.integers(0, 256, (steps, count, 64, 64, 3), np.uint8)
+    return [{"pixels": frame, "goal": goal} for frame in frames]
+
+
+def played(one: Agent, seen: list[dict[str, np.ndarray]], seeds: list[int]) -> np.ndarray:
+    one.reset(seeds)
+    return np.stack([one.act(observation) for observation in seen])
+
+
+def of(seen: list[dict[str, np.ndarray]], i: int) -> list[dict[str, np.ndarray]]:
+    return [{name: rows[i : i + 1] for name, rows in step.items()} for step in seen]
+
+
+KINDS = {
+    "one state": {},
+    "three states": {"dynamics": partial(VectorDynamics, hidden=16, history=3)},
+    "a latent": {"latent": partial(DiscreteLatent, count=4, dim=3)},
+    "two frames": {"frames": 2},
+}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["mode1", "mode2", "auto"])
+def test_actions_do_not_depend_on_the_batch_they_are_in(mode, kind, every):
+    one = agent(mode, world(**KINDS[kind]), search=replace(SEARCH, every=every))
+    seen = pictures(3)
+    if mode == "auto":
+        half_in_doubt(one, seen)
+    together = played(one, seen, SEEDS)
+    assert np.abs(together[0]).max() > 0.01
+    for i, seed in enumerate(SEEDS):
+        alone = played(one, of(seen, i), [seed])
+        np.testing.assert_allclose(alone[:, 0], together[:, i], atol=1e-4)
+
+
+def half_in_doubt(one: Agent, seen: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Set the threshold to the median of the doubts on the way; the doubts `steps B`."""
+    one.configurator.threshold = 1e9
+    one.reset(SEEDS[: len(seen[0]["pixels"])])
+    doubts = []
+    for observation in seen:
+        one.act(observation)
+        doubts.append(one.explain().doubt)
+    lowest = np.sort(np.stack(doubts).flatten())
+    middle = len(lowest) // 2
+    one.configurator.threshold = float(lowest[middle - 1 : middle + 1].mean())  # of nobody
+    return np.stack(doubts)
+
+
+def test_the_same_seeds_give_the_same_actions_and_others_do_not():
+    one, seen = agent("mode2"), pictures(3)
+    first = played(one, seen, SEEDS)
+    assert np.array_equal(played(one, seen, SEEDS), first)
+    assert not np.allclose(played(one, seen, [1, 2, 3]), first)
+
+
+def test_auto_plans_exactly_where_the_doubt_is_above_the_threshold():
+    one, seen = agent("auto"), pictures(3, steps=6)
+    doubts = half_in_doubt(one, seen)  # of pictures, which no action changes here
+    one.reset(SEEDS)
+    calls = 0
+    for time, observation in enumerate(seen):
+        before = one.calls
+        one.act(observation)
+        told = one.explain()
+        assert np.array_equal(told.doubt, doubts[time])
+        plans = told.doubt > one.configurator.threshold
+        assert told.mode == ["mode2" if there else "mode1" for there in plans]
+        assert one.calls - before == plans.sum()
+        calls += int(plans.sum())
+    assert 0 < calls < 18
+
+
+def test_where_auto_reacts_it_does_what_mode_1_does():
+    auto, seen = agent("auto"), pictures(3)
+    half_in_doubt(auto, seen)
+    auto.reset(SEEDS)
+    reacts, plans = agent("mode1"), agent("mode2")
+    reacts.reset(SEEDS)
+    for observation in seen:
+        done, reaction = auto.act(observation), reacts.act(observation)
+        there = np.array([mode == "mode1" for mode in auto.explain().mode])
+        np.testing.assert_allclose(done[there], reaction[there], atol=1e-6)
+    plans.reset(SEEDS)
+    auto.reset(SEEDS)
+    planned, done = plans.act(seen[0]), auto.act(seen[0])
+    there = np.array([mode == "mode2" for mode in auto.explain().mode])
+    np.testing.assert_allclose(done[there], planned[there], atol=1e-5)
+
+
+def test_one_plan_serves_for_as_many_decisions_as_was_asked_for():
+    one, seen = agent("mode2", search=replace(SEARCH, every=3)), pictures(3, steps=7)
+    one.reset(SEEDS)
+    calls, wholes = [], []
+    for observation in seen:
+        one.act(observation)
+        calls.append(one.calls)
+        wholes.append(one.plan_now.actions)
+    assert calls == [3, 3, 3, 6, 6, 6, 9]
+    assert torch.equal(wholes[1][:, 0], wholes[0][:, 1])
+    assert torch.equal(wholes[2][:, 0], wholes[0][:, 2])
+
+
+def test_a_plan_that_was_not_followed_is_forgotten():
+    one, seen = agent("auto", search=replace(SEARCH, every=3)), pictures(1, steps=4)
+    one.reset([1])
+    calls = []
+    for observation, plans in zip(seen, (True, False, True, True), strict=True):
+        one.configurator.threshold = -1.0 if plans else 1e9
+        assert np.abs(one.act(observation)).max() > 0
+        calls.append(one.calls)
+    assert calls == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["mode1", "mode2"])
+def test_what_is_explained_begins_now_and_adds_up_to_what_the_planner_was_told(mode, kind):
+    one, seen = agent(mode, world(**KINDS[kind])), pictures(3)
+    one.reset(SEEDS)
+    for observation in seen:
+        one.act(observation)
+        told = one.explain()
+        now = one.world.read(one.known[-1], "state").numpy()
+        np.testing.assert_allclose(told.imagined[:, 0], now, atol=1e-5)
+        assert told.imagined.shape == (3, SEARCH.horizon + 1, 2)
+        assert set(told.terms) == {"goal", "effort", "critic"}
+        aimed = one.world.read(one.goal, "state").numpy()
+        np.testing.assert_allclose(told.sub_goal, aimed, atol=1e-5)
+        assert told.mode == [mode] * 3
+        if mode == "mode2" and not one.world.latent.dim:
+            cost = one.plan_now.cost.numpy()
+            np.testing.assert_allclose(sum(told.terms.values()), cost, rtol=1e-4)
+
+
+def test_the_past_is_what_was_done_between_the_states_that_are_known():
+    """A history of three states: the world is told these and the two actions between them."""
+    one = agent("mode1", world(**KINDS["three states"]))
+    seen, done = pictures(2, steps=6), []
+    one.reset([1, 2])
+    for observation in seen:
+        done.append(torch.from_numpy(one.act(observation)))
+        _, situation, _ = one._last
+        count = min(len(done), 3)
+        assert situation.known.shape[1] == count
+        between = done[-count:-1]
+        expected = torch.stack(between, 1) if between else torch.zeros(2, 0, 2)
+        torch.testing.assert_close(situation.past, expected)
+
+
+def test_before_it_acts_there_is_nothing_to_explain():
+    with pytest.raises(UserError, match="has not acted yet"):
+        agent("mode1").explain()
+
+
+def test_a_state_of_two_frames_begins_with_the_first_twice():
+    one, seen = agent("mode1", world(frames=2)), pictures(2)
+    one.reset([1, 2])
+    one.act(seen[0])
+    torch.testing.assert_close(one.known[0], one.perception.picture(seen[0]["pixels"]))
+    one.act(seen[1])
+    video = torch.from_numpy(np.stack([s["pixels"] for s in seen[:2]], 1)).permute(0, 1, 4, 2, 3)
+    torch.testing.assert_close(one.known[-1], one.world.encode(video)[:, -1])
+
+
+def test_pictures_of_another_size_are_squashed_as_those_of_episodes_are():
+    one, seen = agent("mode1"), pictures(2)
+    large = [{name: rows.repeat(2, 1)[:, :, :48] for name, rows in step.items()} for step in seen]
+    small = [{name: squashed(rows) for name, rows in step.items()} for step in large]
+    assert np.array_equal(played(one, large, [1, 2]), played(one, small, [1, 2]))
+
+
+def squashed(pictures: np.ndarray) -> np.ndarray:
+    return shrink(pictures, 64, "squash").permute(0, 2, 3, 1).numpy()
+
+
+def test_what_it_cannot_feel_is_said():
+    one = agent("mode1", world(felt=("x",)))
+    with pytest.raises(UserError, match="feels its own state"):
+        one.act(pictures(2)[0])
+
+
+def test_without_a_picture_of_the_goal_it_says_so():
+    with pytest.raises(UserError, match="made for goals, and the environment shows none"):
+        agent("mode1").act({"pixels": pictures(1)[0]["pixels"]})
+
+
+def test_kinds_of_action_are_whole_numbers_from_a_categorical_search():
+    told = facts(action_size=3, discrete=True, action_low=(0.0,) * 3, action_high=(1.0,) * 3)
+    for mode in ("mode1", "mode2", "auto"):
+        one = agent(mode, world(told=told))
+        assert isinstance(one.actor.planner, CategoricalCEM)
+        done = played(one, pictures(3), SEEDS)
+        assert done.dtype == np.int64 and done.shape == (5, 3)
+        assert set(done.flatten()) <= {0, 1, 2} and len(set(done.flatten())) > 1
+    assert isinstance(agent("mode2").actor.planner, CEM)
+
+
+def test_a_plan_through_a_perfect_world_goes_to_the_goal():
+    """States are places and the world is exact: what is planned arrives."""
+    from jepa_video.agent.actor import Actor
+    from jepa_video.agent.cost import IntrinsicCost, WorldCost
+    from jepa_video.agent.task import Situation, Task
+    from jepa_video.randomness import generator
+    from tests.agent.tiny_agent import moving_world
+
+    model = moving_world(0.25)
+    intrinsic = IntrinsicCost(0.1, model.state.aim, model.read)
+    cost = WorldCost(model, intrinsic, discount=0.97, final=1.0)
+    actor = Actor(cost, Search(6, 200, 8, 12, colour=0.0), norm=1.0)
+    start, goal = torch.zeros(2, 1, 1, 2), torch.tensor([[[1.0, 0.0]], [[-0.5, 0.5]]])
+    now = Situation(start, torch.zeros(2, 0, 2))
+    plan = actor.plan(now, Task(goal, {"distance": 1.0}), None, [generator(i) for i in range(2)])
+    arrived = start[:, 0] + 0.25 * plan.actions.sum(1)[:, None]
+    assert float((arrived - goal).norm(dim=-1).max()) < 0.1
+    assert (plan.actions.norm(dim=-1) <= 1 + 1e-5).all()
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    save_tiny_agent(folder)
+    return folder
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    model = scattered(world())
+    mind = Mind(
+        1.25, {"goal": 1.0, "zone": 3.0}, True, 0.9, replace(SEARCH, every=2), 16, 3, 0.75,
+        (Zone((1.0, 2.0), (3.0, 4.0), 0.5),), 0.8,
+    )  # fmt: skip
+    width, aim = model.state.width, model.state.aim
+    critic, policy = Critic(width, aim, 16, 3), ReactivePolicy(width, 2, False, aim, 16)
+    for part in (critic, policy):
+        scattered(part)
+        part.mean.normal_()
+    save_world(model, {"encoder": ENCODER}, tmp_path / "world")
+    save_agent(mind, critic, policy, tmp_path / "agent")
+    loaded = Agent.load(tmp_path, mode="mode2")
+    assert loaded.mind == mind and loaded.world.facts == model.facts
+    pairs = (loaded.world, model), (loaded.critic, critic), (loaded.policy, policy)
+    for found, made in pairs:
+        saved = made.state_dict()
+        assert found.state_dict().keys() == saved.keys()
+        assert all(torch.equal(value, saved[name]) for name, value in found.state_dict().items())
+        assert not any(p.requires_grad for p in found.parameters()) and not found.training
+    seen = pictures(3)
+    expected = Agent(model, mind, critic, policy, "mode2")
+    assert np.array_equal(played(loaded, seen, SEEDS), played(expected, seen, SEEDS))
+
+
+def test_a_search_of_ones_own_takes_the_place_of_the_runs(run):
+    mine = Search(7, 20, 1, 5)
+    assert Agent.load(run, search=mine).mind.search == mine
+    assert Agent.load(run).mind.search == Search(3, 8, 2, 4)
+
+
+def test_a_world_alone_plans_without_a_critic(tmp_path):
+    save_world(scattered(world()), {"encoder": ENCODER}, tmp_path / "world")
+    (tmp_path / "summary.json").write_text(json.dumps({"reach": 1.5}))
+    env = make_batch("TwoRooms", 1)
+    found = Agent.load(tmp_path, env)
+    assert (found.critic, found.policy, found.mind.reach) == (None, None, 1.5)
+    assert found.mind.search == FAR and found.mind.norm == env.action_norm
+    assert found.cost.final == 1.0
+    small = Agent.load(tmp_path, search=SEARCH)
+    played(small, pictures(2), [1, 2])
+    assert set(small.explain().terms) == {"goal"} and small.explain().mode == ["mode2"] * 2
+    with pytest.raises(UserError, match="has no policy: mode1 needs a run of agent fit"):
+        Agent.load(tmp_path, mode="mode1")
+
+
+def test_a_world_alone_is_driven_by_rewards_where_no_goal_is_shown(tmp_path):
+    save_world(world(), {"encoder": ENCODER}, tmp_path / "world")
+    (tmp_path / "summary.json").write_text(json.dumps({"reach": 1.5}))
+    env = make_batch("TwoRooms", 2)
+    assert Agent.load(tmp_path, env).mind.weights == {"goal": 1.0}
+    shown = env.single_observation_space.spaces
+    env.single_observation_space = spaces.Dict({"pixels": shown["pixels"]})
+    found = Agent.load(tmp_path, env, search=SEARCH)
+    assert found.mind.weights == {"reward": 1.0} and not found.mind.goal
+    seen = [{"pixels": step["pixels"]} for step in pictures(2)]
+    assert played(found, seen, [1, 2]).shape == (5, 2, 2)
+    assert set(found.explain().terms) == {"reward"}
+
+
+def test_a_world_that_was_not_finished_cannot_be_planned_with(tmp_path):
+    save_world(world(), {"encoder": ENCODER}, tmp_path / "world")
+    with pytest.raises(UserError, match=r"summary.json tells no reach: finish the run"):
+        Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("id", "changes", "said"),
+    [
+        ("Rooms", {}, "was trained on TwoRooms and cannot act in Rooms"),
+        ("TwoRooms", {"action_size": 3}, "gives actions of 3 numbers; TwoRooms takes 2 numbers"),
+        ("TwoRooms", {"discrete": True}, "gives actions of 2 kinds; TwoRooms takes 2 numbers"),
+        ("Pendulum", {"env": None}, "gives actions of 2 numbers; Pendulum takes 1 numbers"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused(id, changes, said, tmp_path):
+    save_world(world(told=facts(**changes)), {"encoder": ENCODER}, tmp_path / "world")
+    with pytest.raises(UserError, match=said):
+        Agent.load(tmp_path, make_batch(id, 1))
+
+
+def test_a_folder_that_is_no_agent_is_named(tmp_path, run):
+    for path in (tmp_path, tmp_path / "nowhere", run / "agent"):
+        with pytest.raises(UserError, match=f"^{path} is no world model: expected a finished run"):
+            Agent.load(path)
+    with pytest.raises(UserError, match="mode must be mode1, mode2 or auto, not 'mode3'"):
+        Agent.load(run, mode="mode3")
+
+
+def config(edit):
+    """Damage to a JSON file: `edit` changes its entries."""
+
+    def damage(path: Path) -> None:
+        entries = json.loads(path.read_text())
+        edit(entries)
+        path.write_text(json.dumps(entries))
+
+    return damage
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+DAMAGE = {
+    "weights cut off": ("agent/agent.safetensors", cut),
+    "weights empty": ("agent/agent.safetensors", lambda path: path.write_bytes(b"")),
+    "world's weights cut off": ("world/world.safetensors", cut),
+    "config cut off": ("agent/config.json", cut),
+    "config a list": ("agent/config.json", lambda path: path.write_text("[1]")),
+    "config gone": ("agent/config.json", lambda path: path.unlink()),
+    "no search": ("agent/config.json", config(lambda e: e.pop("search"))),
+    "a norm of words": ("agent/config.json", config(lambda e: e.update(norm="long"))),
+    "a search of words": ("agent/config.json", config(lambda e: e.update(search="far"))),
+    "another search": ("agent/config.json", config(lambda e: e["search"].update(depth=3))),
+    "a search of halves": ("agent/config.json", config(lambda e: e["search"].update(samples=1.5))),
+    "a horizon of words": ("agent/config.json", config(lambda e: e["search"].update(horizon="a"))),
+    "no reach": ("agent/config.json", config(lambda e: e.pop("reach"))),
+    "another width": ("agent/config.json", config(lambda e: e.update(hidden=8))),
+    "negative width": ("agent/config.json", config(lambda e: e.update(hidden=-8))),
+    "zones that are none": ("agent/config.json", config(lambda e: e.update(zones=[3]))),
+    "world's config cut off": ("world/config.json", cut),
+    "no model": ("world/config.json", config(lambda e: e.pop("model"))),
+    "an unknown option": ("world/config.json", config(lambda e: e["model"].update(speed=1))),
+    "an unknown encoder": (
+        "world/config.json",
+        config(lambda e: e["model"]["encoder"].update(class_path="os.system")),
+    ),
+    "another encoder": (
+        "world/config.json",
+        config(lambda e: e["model"]["encoder"]["init_args"].update(width=16)),
+    ),
+    "facts with less": ("world/config.json", config(lambda e: e["facts"].pop("action_size"))),
+    "facts of words": ("world/config.json", config(lambda e: e["facts"].update(action_size="a"))),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_told_in_a_sentence(name, tmp_path):
+    save_tiny_agent(tmp_path)
+    file, damage = DAMAGE[name]
+    damage(tmp_path / file)
+    with pytest.raises(UserError) as error:
+        Agent.load(tmp_path)
+    told = str(error.value)
+    assert str(tmp_path) in told and "\n" not in told
+
+
+@pytest.mark.parametrize("key", ["encoder", "state", "dynamics", "latent", "regularizer"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda told: {"class_path": "os.mkdir", "init_args": {"path": told}},
+        lambda told: {
+            "class_path": "jepa_video.agent.agent.json.os.mkdir", "init_args": {"path": told}
+        },
+        lambda told: {"class_path": "a_module_that_runs.Part"},
+        lambda told: "a_module_that_runs.part",
+        lambda told: {
+            "class_path": "jepa_video.models.conv.ConvEncoder",
+            "init_args": {"width": {"class_path": "os.mkdir", "init_args": {"path": told}}},
+        },
+    ],
+)  # fmt: skip
+def test_a_file_runs_no_code(key, named, tmp_path, monkeypatch):
+    save_tiny_agent(tmp_path)
+    made = tmp_path / "made"
+    (tmp_path / "a_module_that_runs.py").write_text(f"import os; os.mkdir({str(made)!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    config(lambda e: e["model"].update({key: named(str(made))}))(tmp_path / "world/config.json")
+    with pytest.raises(
+        UserError, match=r"(?i)config.json is refused: it names '[\w.]*(mkdir|part)'"
+    ):
+        load_world(tmp_path)
+    assert not made.exists()
+
+
+class Mine(ConvEncoder):
+    """An encoder of somebody else."""
+
+
+def test_a_class_of_ones_own_may_be_named_once_it_is_imported(tmp_path):
+    save_world(world(), {"encoder": ENCODER | {"class_path": f"{__name__}.Mine"}}, tmp_path)
+    assert type(load_world(tmp_path).encoder) is Mine
+
+
+def test_a_world_model_comes_back_as_it_was(tmp_path):
+    model = scattered(world(settle=0.0, piece=None))
+    model.standardise([1.0, 2.0], [3.0, 4.0])
+    save_world(model, {"encoder": ENCODER, "settle": 0.0}, tmp_path)
+    found = load_world(tmp_path)
+    assert found.facts == model.facts and found.settle == 0.0
+    saved = model.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in found.state_dict().items())
+    assert torch.equal(found.state_mean, torch.tensor([1.0, 2.0]))
+
+
+def test_loading_draws_nothing_from_the_global_generator(run):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    Agent.load(run)
+    assert torch.equal(torch.random.get_rng_state(), before)
