@@ -67,29 +67,33 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     return all_sum(torch.cat([before, rows, after])), begin
 
 
-def cpu_group() -> dist.ProcessGroup | None:
-    """A group of all ranks that exchanges values on the CPU; all of them call this, in one order.
+_cpu_group: dist.ProcessGroup | None = None
 
-    None where there is one process. NCCL takes values on the device alone, and to read the answer
-    would make the host wait for all the work that lies before it there.
+
+def _group_on_cpu() -> dist.ProcessGroup | None:
+    """The group that exchanges values on the CPU; None is the group of all that there is.
+
+    NCCL takes values on the device alone, and to read the answer would make the host wait for all
+    the work that lies before it there.
     """
-    if world_size() == 1:
-        return None
-    if dist.get_backend() == "gloo":
-        return dist.group.WORLD
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+    global _cpu_group
+    if _cpu_group is None and dist.get_backend() != "gloo":
+        _cpu_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+    return _cpu_group
 
 
-def heard_by_all(own: list[T], flag: bool, group: dist.ProcessGroup) -> tuple[list[T], bool]:
+def heard_by_all(own: list[T], flag: bool) -> tuple[list[T], bool]:
     """What every rank has, and whether one of them has the flag up: a fifth of a millisecond.
 
-    What they have travels only where there is some.
+    All ranks call this, in one order. What they have travels only where there is some.
 
     Args:
         own: plain values of this rank, most often none.
         flag: of this rank.
-        group: of `cpu_group`.
     """
+    if world_size() == 1:
+        return own, flag
+    group = _group_on_cpu()
     words = torch.tensor([bool(own), flag], dtype=torch.int32)
     dist.all_reduce(words, dist.ReduceOp.MAX, group=group)
     some, raised = words.tolist()
@@ -98,3 +102,11 @@ def heard_by_all(own: list[T], flag: bool, group: dist.ProcessGroup) -> tuple[li
     every: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(every, own, group=group)
     return [value for part in every for value in part], bool(raised)
+
+
+def part_ways() -> None:
+    """End the groups of a training; what is left of one would answer for the next in its place."""
+    global _cpu_group
+    _cpu_group = None
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

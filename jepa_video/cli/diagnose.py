@@ -88,7 +88,7 @@ def _diagnose(parser: Any, path: str, words: Sequence[str]) -> None:
     data, device, screen = _data(parser, config, encoder), named_device(config.device), console()
     batches = _batches(data, config.clips)
     shown = sum(len(batch["video"]) for batch in batches)
-    screen.print(f"{shown} clips of {data.root}, {config.views} crops of each, on {device}")
+    screen.print(f"{shown} clips of {data.where}, {config.views} crops of each, on {device}")
     found = []
     for one in (encoder, first_weights(encoder, config.seed)):
         seen = look(one.to(device), batches, views=config.views, seed=config.seed, device=device)
@@ -98,7 +98,11 @@ def _diagnose(parser: Any, path: str, words: Sequence[str]) -> None:
     if module is not None:
         now.figures.update(gap_figures(module.to(device).eval(), batches))
     page = _page(path, config.out)
-    facts = [f"{shown} clips of {data.root}", f"{config.views} crops of each", f"width {now.width}"]
+    facts = [
+        f"{shown} clips of {data.where}",
+        f"{config.views} crops of each",
+        f"width {now.width}",
+    ]
     write_diagnosis(page, Path(path).name, facts, now, untrained)
     told = now.verdict(untrained)
     _write_figures(page.with_suffix(".json"), path, now, untrained)

@@ -97,7 +97,7 @@ class FineTuneJob(TrainingJob):
         label = self.config.label or (names[0] if len(names) == 1 else None)
         if label is None:
             listed = ", ".join(names) or "none"
-            raise UserError(f"give --label, one of the labels of {data.root}: {listed}")
+            raise UserError(f"give --label, one of the labels of {data.where}: {listed}")
         data.keep_labelled(label, self.config.per_class)
         data.clips("val")  # that there is none is told now, not at the end
         self.label: str = label

@@ -62,7 +62,7 @@ class Job(TrainingJob):
         clips = min(self.data.batch_size, len(self.data.clips("train")))
         if clips < 2 and self._compares_clips():
             raise UserError(
-                f"{self.data.root} gives batches of one clip, and terms that compare clips need "
+                f"{self.data.where} gives batches of one clip, and terms that compare clips need "
                 "two: give more training videos, a larger data.batch_size, or "
                 "--model.regularize '[tokens]' without a contrast"
             )

@@ -20,7 +20,7 @@ from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler
 from jepa_video.data.split import held_out, standard_splits
 from jepa_video.data.synthetic import SyntheticSettings, ensure_synthetic
-from jepa_video.distributed import cpu_group, rank, world_size
+from jepa_video.distributed import rank, world_size
 from jepa_video.errors import UserError, within
 
 MOST_WORKERS: Final = 1024  # a slip of the finger must not bring the machine down
@@ -145,13 +145,23 @@ class VideoDataModule(LightningDataModule):
                 labels=names,
                 tables=tables,
                 seed=self.seed,
-                check="none" if self.root == "synthetic" and self.train is None else self.check,
+                check="none" if self.embedded else self.check,
                 unreadable_limit=None,  # the limit is for the run as a whole
                 missing=self.missing,
                 cache_mb=cache_mb,
                 timeout=self.timeout,
                 progress=notice,
             )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether these are the videos of the embedded set."""
+        return self.root == "synthetic" and self.train is None
+
+    @property
+    def where(self) -> str:
+        """The sources, for a person."""
+        return self.root if self.train is None else ", ".join(_several(self.train))
 
     @property
     def label_names(self) -> list[str]:
@@ -172,7 +182,7 @@ class VideoDataModule(LightningDataModule):
         self.setup()
         if split not in self._clips:
             raise UserError(
-                f"{self.root} has no {split} videos: give data.{split}, or a data.val_fraction "
+                f"{self.where} has no {split} videos: give data.{split}, or a data.val_fraction "
                 "above 0"
             )
         return self._clips[split]
@@ -197,7 +207,7 @@ class VideoDataModule(LightningDataModule):
         videos = self.clips(split)
         column = label or next(iter(videos.label_names), None)
         if per_class is not None and column is None:
-            raise UserError(f"{self.root} has no labels, so per_class has nothing to count")
+            raise UserError(f"{self.where} has no labels, so per_class has nothing to count")
         chosen = None
         if column is not None and (label is not None or per_class is not None):
             chosen = videos.few(column, per_class, seed)
@@ -219,7 +229,7 @@ class VideoDataModule(LightningDataModule):
         if len(seen) < 2:
             names = [train.classes[label][number] for number in seen]
             raise UserError(
-                f"the training videos of {self.root} are of {len(seen)} class of {label!r}"
+                f"the training videos of {self.where} are of {len(seen)} class of {label!r}"
                 f"{f' ({names[0]})' if names else ''}: a classifier needs two or more"
             )
         self._clips["train"] = train.chosen(few, label)
@@ -271,7 +281,7 @@ class VideoDataModule(LightningDataModule):
             workers=self.workers,
             sampler=sampler,
             pin_memory=torch.cuda.is_available(),
-            group=cpu_group(),
+            together=True,
         )
 
     def _listings(self) -> dict[str, list[Listing]]:

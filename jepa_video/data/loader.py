@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import torch.distributed as dist
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -72,7 +71,7 @@ class ClipLoader(ExactLoader):
         workers: loader processes; 0 reads in this one.
         sampler: gives the keys; in order by default.
         pin_memory: see the DataLoader.
-        group: of the ranks that iterate in step with this one; None where it is alone.
+        together: whether all ranks iterate in step, over as many batches.
     """
 
     def __init__(
@@ -84,10 +83,10 @@ class ClipLoader(ExactLoader):
         workers: int = 0,
         sampler: Sampler[Key] | None = None,
         pin_memory: bool = False,
-        group: dist.ProcessGroup | None = None,
+        together: bool = False,
     ) -> None:
         self.ledger = clips.unreadable if ledger is None else ledger
-        self.group = group
+        self.together = together
         if workers:  # each has its own memory for decoded frames: they share the size
             clips = clips.with_cache(clips.cache_mb / workers)
         super().__init__(
@@ -116,8 +115,8 @@ class ClipLoader(ExactLoader):
         """The batch without the files that failed, which go into the ledger; {} is left out."""
         dropped = list(batch.pop("dropped", ()))
         empty = not batch
-        if self.group is not None:
-            dropped, empty = heard_by_all(dropped, empty, self.group)
+        if self.together:
+            dropped, empty = heard_by_all(dropped, empty)
         for path, reason in dropped:
             self.ledger.add(path, reason)
         if dropped:

@@ -91,7 +91,7 @@ def frozen_probes(
     names = tuple(data.classes[label])
     truth = Target("class", names, test.labels[:, 0])
     if not bool(truth.known.any()):
-        raise UserError(f"no held-out video of {data.root} has the label {label!r}")
+        raise UserError(f"no held-out video of {data.where} has the label {label!r}")
     present = names[: int(train.labels.max()) + 1]
     found = {}
     for name, x in train_x.items():

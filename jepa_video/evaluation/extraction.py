@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..data.clips import ClipSettings, Dropped, Item, VideoClips
 from ..data.transforms import centre, normalise
-from ..distributed import cpu_group, heard_by_all
+from ..distributed import heard_by_all
 from ..errors import UserError
 from ..models.encoder import VideoEncoder
 from .baselines import motion_grid, pixel_statistics
@@ -320,8 +320,7 @@ class Extractor(LightningModule):
             array.flush()  # type: ignore[attr-defined]
             read.flush()  # type: ignore[attr-defined]
         self._arrays.clear()
-        if (group := cpu_group()) is not None:
-            self.failed = dict(heard_by_all(list(self.failed.items()), False, group)[0])
+        self.failed = dict(heard_by_all(list(self.failed.items()), False)[0])
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
             for task, drafts in zip(self.tasks, self._drafts, strict=True):

@@ -55,7 +55,7 @@ def forked_clips(data: VideoDataModule, most: int = CLIPS) -> Forked:
         UserError: the data is not an embedded set with forks.
     """
     settings, clip = data.synthetic, data.settings
-    if data.root != "synthetic" or data.train is not None:
+    if not data.embedded:
         raise UserError("the latent measure draws each way of a fork: data.root must be synthetic")
     labels = draw_labels(settings, "val")
     forked = [i for i, row in enumerate(labels) if row["event"] == "fork"][:most]

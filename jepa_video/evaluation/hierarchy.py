@@ -114,7 +114,7 @@ def look(module: VideoJEPA, data: VideoDataModule, split: Split) -> Seen:
     """
     level, ahead, past = second_level(module)
     settings = data.synthetic
-    if data.root != "synthetic" or settings.numbers != ("one",):
+    if not data.embedded or settings.numbers != ("one",):
         raise UserError("the measure hierarchy needs data.root synthetic with numbers [one]")
     labels = draw_labels(settings, split)
     videos = data.clips(split).evaluation()

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch.distributed as dist
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
 from ..data.datamodule import VideoDataModule
 from ..data.once import cache_folder
+from ..distributed import part_ways
 from ..errors import UserError
 from ..interop.weights import load_encoder
 from ..models.encoder import VideoEncoder
@@ -165,7 +165,7 @@ class ProbeRun:
             size = sum(shelf.size for task in pair for shelf in task.shelves.values()) / 1e9
             if size > self.features.most_gb:
                 raise UserError(
-                    f"the features of {data.root} take {size:.0f} GB and features.most_gb is "
+                    f"the features of {data.where} take {size:.0f} GB and features.most_gb is "
                     f"{self.features.most_gb:g}: raise it, give a coarser --features.grid, or "
                     "leave `attentive` out of probe.probes"
                 )
@@ -187,8 +187,7 @@ class ProbeRun:
                 if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's exit(1) for it
                     raise KeyboardInterrupt from None
                 raise
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+        part_ways()
         return extractor.failed
 
     def _set(
@@ -213,7 +212,7 @@ class ProbeRun:
         for each in labels:
             with _Rows(bars) as told:
                 tables[each.label] = suite.measure(each, self.twin_of, told)
-        return {"root": data.root, "labels": tables}
+        return {"root": data.where, "labels": tables}
 
     def _unreadable(self, failed: Mapping[str, str]) -> list[list[str]]:
         """Files left out, with the reason: at the examination, or when they were read."""

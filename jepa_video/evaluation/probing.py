@@ -99,7 +99,7 @@ def primary_label(data: VideoDataModule, settings: ProbeSettings) -> str | None:
     if settings.label is not None:
         data.clips("train").column(settings.label)  # says which ones there are
         return settings.label
-    if data.root == "synthetic" and "direction" in names:
+    if data.embedded and "direction" in names:
         return "direction"
     return names[0] if names else None
 
@@ -142,7 +142,7 @@ def probe_all(
 def label_draws(data: VideoDataModule, label: str, settings: ProbeSettings) -> list[list[int]]:
     """The labelled training videos of each draw; a single draw where all labels are used."""
     per_class = settings.per_class
-    if per_class is None and data.root == "synthetic":
+    if per_class is None and data.embedded:
         per_class = 20
     draws = settings.draws if per_class is not None else 1
     few = (data.clips("train").few(label, per_class, seed) for seed in range(draws))

@@ -40,6 +40,7 @@ KINDS |= {"agent fit": "an agent fit"}
 OTHER_PAGES = {"world": WORLD_SECTIONS, "agent fit": AGENT_SECTIONS}
 FIRST = ("", "untrained", "pixels")  # representations, in the order of the table
 
+
 def write_report(run: Path) -> Path:
     """Writes `report.html` into the run folder and returns its path.
 

@@ -90,14 +90,14 @@ def refuse_shared(data: VideoDataModule) -> None:
     train, test = data.clips("train"), data.clips("val")
     if both := set(train.paths) & set(test.paths):
         raise UserError(
-            f"{data.root}: {_counted(both, 'video')} in the training and in the validation part; "
+            f"{data.where}: {_counted(both, 'video')} in the training and in the validation part; "
             "no figure on them would mean anything"
         )
     if train.groups is None or test.groups is None:
         return
     if both := (set(train.groups) & set(test.groups)) - {""}:
         raise UserError(
-            f"{data.root}: {_counted(both, 'group')} in the training and in the validation part; "
+            f"{data.where}: {_counted(both, 'group')} in the training and in the validation part; "
             "a probe would be judged on people or scenes that it has seen: split by group"
         )
 
@@ -115,12 +115,12 @@ def label_sets(data: VideoDataModule, settings: SuiteSettings) -> list[LabelSet]
     """
     train, test = data.clips("train"), data.clips("val")
     if not data.label_names:
-        raise UserError(f"{data.root} has no labels: a probe needs a manifest with a label column")
+        raise UserError(f"{data.where} has no labels: a probe needs a manifest with a label column")
     if strange := settings.kinds.keys() - set(data.label_names):
         there = ", ".join(data.label_names)
         raise UserError(f"probe.kinds names {min(strange)!r}; the labels are {there}")
     return [
-        _label_set(data.root, label, data.classes[label], column, train, test, settings)
+        _label_set(data.where, label, data.classes[label], column, train, test, settings)
         for column, label in enumerate(data.label_names)
     ]
 

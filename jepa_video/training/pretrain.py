@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -21,6 +20,7 @@ from rich.console import Console
 
 from ..data.datamodule import VideoDataModule
 from ..data.ledger import Ledger
+from ..distributed import part_ways
 from ..errors import UserError
 from ..models.encoder import VideoEncoder
 from .callbacks import Batch, DataHealth, HeldOut, Schedules
@@ -203,8 +203,7 @@ def fit(parts: Parts, resume_from: Path | None = None) -> None:
         raise RunStopped(EXIT_TERMINATE) from error
     except MisconfigurationException as error:
         raise UserError(f"trainer: {_first_line(error)}") from error
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    part_ways()
 
 
 def start_lines(parts: Parts, *described: str) -> list[str]:
@@ -220,7 +219,7 @@ def start_lines(parts: Parts, *described: str) -> list[str]:
     where = f"{trainer.num_devices * trainer.num_nodes} x {trainer.strategy.root_device.type}"
     return [
         f"run       {parts.run.path}",
-        f"videos    {train} for training, {held_out}, {unreadable} ({data.root})",
+        f"videos    {train} for training, {held_out}, {unreadable} ({data.where})",
         f"labels    {', '.join(data.label_names) or 'none'}",
         *described,
         f"training  {_length(trainer)} of {batch} clips on {where}, {trainer.precision}",

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from jepa_video.data.clips import ClipSettings, VideoClips
 from jepa_video.data.loader import ClipLoader
 from jepa_video.data.sampler import ClipSampler
-from jepa_video.distributed import cpu_group, heard_by_all
+from jepa_video.distributed import heard_by_all
 from jepa_video.errors import UserError
 from tests.ranks import run_ranks
 from tests.videos import write_clip
@@ -27,7 +27,7 @@ def read(folder: str, limit: float) -> dict[str, Any]:
     sampler = ClipSampler(
         clips.lengths, shuffle=False, rank=dist.get_rank(), world=dist.get_world_size(), batch=2
     )
-    loader = ClipLoader(clips, batch_size=2, sampler=sampler, group=cpu_group())
+    loader = ClipLoader(clips, batch_size=2, sampler=sampler, together=True)
     found: dict[str, Any] = {"batches": [], "stopped": ""}
     try:
         for batch in loader:
@@ -40,11 +40,9 @@ def read(folder: str, limit: float) -> dict[str, Any]:
 
 def on_each_rank(folder: str) -> dict[str, Any]:
     own = [f"of {dist.get_rank()}"] * dist.get_rank()
-    group = cpu_group()
-    assert group is not None
     return {
-        "heard": [*heard_by_all(own, dist.get_rank() == 0, group)],
-        "nothing": [*heard_by_all([], False, group)],
+        "heard": [*heard_by_all(own, dist.get_rank() == 0)],
+        "nothing": [*heard_by_all([], False)],
         "all": read(folder, 1.0),
         "few": read(folder, 0.2),
     }
@@ -81,5 +79,5 @@ def test_what_ranks_tell_each_other(ranks: list[dict[str, Any]]) -> None:
         assert rank["heard"] == [["of 1"], True] and rank["nothing"] == [[], False]
 
 
-def test_one_process_needs_no_group() -> None:
-    assert cpu_group() is None
+def test_one_process_hears_itself() -> None:
+    assert heard_by_all(["own"], True) == (["own"], True)

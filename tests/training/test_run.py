@@ -85,9 +85,12 @@ import os, signal, sys, time
 from pathlib import Path
 from jepa_video.training.run import held
 with held(Path(sys.argv[1]), "taken"):
-    if os.fork() == 0:  # by the time that it says who it is, it has let go of what it inherited
-        print(os.getpid(), flush=True)
+    ready, tell = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(tell, b"!")
         time.sleep(60)
+    os.read(ready, 1)
+    print(child, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
