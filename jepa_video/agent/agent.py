@@ -355,7 +355,7 @@ def reach_of(path: Path) -> float:
     summary = path / "summary.json"
     found = read_json(summary).get("reach") if summary.exists() else None
     if not isinstance(found, float):
-        raise UserError(f"{summary} tells no reach: finish the run of jepa-video world")
+        raise UserError(f"{summary} tells no reach: its run did not finish, or nothing moves")
     return found
 
 

@@ -74,8 +74,14 @@ class AgentJob(TrainingJob):
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
         device = self.device
         encoded(self.world.to(device), episodes, self.data.bank, device)
+        reach = stride(map(self.world.state.moving, self.data.bank.states))
+        if reach is None:
+            raise UserError(
+                f"to {self.config.checkpoint} all of {self.data.root} looks the same: its states "
+                "stand still"
+            )
         self.mind = Mind(
-            reach=stride(map(self.world.state.moving, self.data.bank.states)),
+            reach=reach,
             weights=dict(weights),
             goal=goal,
             discount=self.made.learn.discount,

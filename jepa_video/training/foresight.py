@@ -77,7 +77,7 @@ class Foresight:
     spread: float
     width: int
     reward: float | None
-    reach: float
+    reach: float | None
 
     def verdict(self) -> Verdict:
         """What the figures say."""
@@ -147,12 +147,14 @@ def _explained(told: Tensor, truth: Tensor) -> float | None:
     return float(1 - (told - truth).square().mean() / variance) if variance > 1e-12 else None
 
 
-def stride(paths: Iterable[Tensor]) -> float:
+def stride(paths: Iterable[Tensor]) -> float | None:
     """The median distance of states two steps apart where something moved, of paths `T d`.
 
     The distance in which a goal counts as reached: an agent that steps cannot do much better. Paths
-    of two states count with their one step.
+    of two states count with their one step. None where nothing moved.
     """
     hops = [(s, min(2, len(s) - 1)) for s in paths if len(s) > 1]
-    apart = torch.cat([(s[hop:] - s[:-hop]).norm(dim=1) for s, hop in hops])
-    return float(apart[apart > 0.25 * apart.mean()].median())
+    steps = [(s[hop:] - s[:-hop]).norm(dim=1) for s, hop in hops]
+    apart = torch.cat(steps) if steps else torch.zeros(0)
+    moved = apart[apart > 0.25 * apart.mean()]
+    return float(moved.median()) if len(moved) else None

@@ -351,7 +351,7 @@ def test_a_world_alone_is_driven_by_rewards_where_no_goal_is_shown(tmp_path):
 
 def test_a_world_that_was_not_finished_cannot_be_planned_with(tmp_path):
     save_world(world(), {"encoder": ENCODER}, tmp_path / "world")
-    with pytest.raises(UserError, match=r"summary.json tells no reach: finish the run"):
+    with pytest.raises(UserError, match=r"summary.json tells no reach: its run did not finish"):
         Agent.load(tmp_path)
 
 

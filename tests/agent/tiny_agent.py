@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 
 from jepa_video.agent.actor import Search
@@ -19,6 +22,7 @@ from jepa_video.models.dynamics import Dynamics
 from jepa_video.models.state import VectorState
 from jepa_video.training.world_model import WorldModel
 
+Module = TypeVar("Module", bound=LightningModule)
 ENCODER = {  # of `world()`, as a file tells it
     "class_path": "jepa_video.models.conv.ConvEncoder",
     "init_args": {"channels": 4, "width": 8},
@@ -61,6 +65,15 @@ def moving_world(step: float = 1.0, **changes) -> WorldModel:
     )
     model.dynamics.step = step
     return model.eval().requires_grad_(False)
+
+
+def on_trainer(module: Module, step: int = 0, total: int = 10) -> Module:
+    """As Lightning would have it at a step, without a Trainer's machinery."""
+    module._trainer = SimpleNamespace(global_step=step, estimated_stepping_batches=total)
+    module._fabric = None
+    module.log_dict = lambda *a, **k: None
+    type(module).global_step = property(lambda self: self._trainer.global_step)
+    return module
 
 
 def batch(frames: int = 6, count: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:

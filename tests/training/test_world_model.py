@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from jepa_video.models.dynamics import Dynamics, InverseDynamics, TokenDynamics,
 from jepa_video.models.latent import DiscreteLatent
 from jepa_video.models.state import PatchState, VectorState
 from jepa_video.training.inference import InferZ
-from jepa_video.training.world_model import WorldModel
-from tests.agent.tiny_agent import batch, facts, world
+from tests.agent.tiny_agent import batch, facts, on_trainer, world
 
 
 class Perfect(Dynamics):
@@ -26,15 +24,6 @@ class Perfect(Dynamics):
 
     def forward(self, states, actions, z=None):
         return states[:, -1] + actions[:, -1][:, None]
-
-
-def on_trainer(module: WorldModel, step: int = 0, total: int = 10) -> WorldModel:
-    """As Lightning would have it at a step, without a Trainer's machinery."""
-    module._trainer = SimpleNamespace(global_step=step, estimated_stepping_batches=total)
-    module._fabric = None
-    module.log_dict = lambda *a, **k: None
-    type(module).global_step = property(lambda self: self._trainer.global_step)
-    return module
 
 
 @pytest.mark.parametrize("context", [1, 2, 4])
