@@ -267,16 +267,14 @@ def test_second_call_finds_the_set_and_other_settings_get_another_folder(tmp_pat
 def test_killed_writer_leaves_nothing_that_looks_like_the_set(tmp_path: Path) -> None:
     settings = replace(SMALL, videos_train=300)
     code = (
-        "from jepa_video.data.synthetic import *\n"
+        "import os\nfrom jepa_video.data.synthetic import *\n"
         "s = SyntheticSettings(videos_train=300, videos_val=5, frames=8, size=32)\n"
-        f"ensure_synthetic(s, {str(tmp_path)!r}, workers=1)"
+        "kill = lambda done, total: os.kill(os.getpid(), 9)\n"
+        f"ensure_synthetic(s, {str(tmp_path)!r}, workers=1, progress=kill)"
     )
-    writer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    while not (begun := list(tmp_path.rglob("*.mp4"))) and writer.poll() is None:
-        time.sleep(0.01)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    assert begun, "the writer had written nothing when it was killed"
+    writer = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+    assert writer.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob("*.mp4")), "the writer had written nothing when it was killed"
     assert not list(tmp_path.glob("synthetic-*"))
     folder = ensure_synthetic(settings, tmp_path, workers=1)
     assert len(list(folder.rglob("*.mp4"))) == 305
