@@ -65,12 +65,12 @@ class Watched:
         Returns:
             Plain values, and under `bytes` what came after them, a `bytearray`.
         """
-        process, timeout = self._started(), timeout or self.timeout
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it died since: the empty answer says so
-            process.stdin.write(json.dumps(job).encode() + b"\n")
-            process.stdin.flush()
-        answer, in_time = _answer(process, timeout)
+        timeout = timeout or self.timeout
+        try:
+            answer, in_time = self._exchange(job, timeout)
+        except BaseException:  # Ctrl-C: the rest of this answer must not be read as the next one
+            self._end()
+            raise
         if answer is not None:
             return answer
         self._end()
@@ -78,13 +78,20 @@ class Watched:
             return f"decoder hangs (no answer in {timeout:g} s)"
         return "decoder crashes on it"
 
+    def _exchange(self, job: Job, timeout: float) -> tuple[Job | None, bool]:
+        process = self._started()
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it died since: the empty answer says so
+            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.flush()
+        return _answer(process, timeout)
+
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = _start(self.code)
             with _killed_after(self._process, _START):
                 line = _stdout(self._process).readline()
             if line.strip() != _READY:
-                self._end()
                 raise RuntimeError(
                     f"the process that works on video files does not start: {sys.executable} -c "
                     f"{self.code!r}"

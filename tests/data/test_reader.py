@@ -29,6 +29,7 @@ def faulty(path, places, *, backend):
     if "decord" not in name or backend == "decord":
         if "hang" in name: time.sleep(600)
         if "crash" in name: os.abort()
+        if "slow" in name: time.sleep(1)
     return real(path, places, backend=backend)
 reader.read_clip = faulty
 reader.main()
@@ -107,6 +108,27 @@ def test_what_only_decord_cannot_bear_is_read_by_pyav(
     before = faulty()
     assert not isinstance(clips[(0, 4)], Dropped)
     assert faulty() == before, "the next clip of it is not given to decord any more"
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(
+    tmp_path: Path, faulty: Callable[[], int]
+) -> None:
+    """As where a cell of a notebook is interrupted and run again."""
+    slow, good = (str(write_clip(tmp_path / f"{name}.mp4", 20)) for name in ("slow", "good"))
+    reader.info_of(good, 30)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            read_clip(slow, [0], timeout=30)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert np.array_equal(read_clip(good, [7], timeout=30), read_clip(good, [7]))
 
 
 def test_a_helper_does_not_hear_what_stops_a_run(tmp_path: Path, faulty: Callable[[], int]) -> None:
