@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import within
 from .cost import WorldCost
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
@@ -45,7 +46,11 @@ class Search:
     std: float = 0.6
     every: int = 1
     futures: int = 8
-    risk: str = "expected"
+    risk: Literal["expected", "worst"] = "expected"
+
+    def __post_init__(self) -> None:
+        within("search", 1, every=self.every)
+        within("search", 0, futures=self.futures)
 
 
 def planner_of(search: Search, action: int, discrete: bool, norm: float | None) -> Planner:
@@ -101,8 +106,7 @@ class Actor:
         z = self.drawn(situation, generators, max(self.search.futures, 1))
         if z is not None:
             judged = z if self.search.futures else z.mean(1, keepdim=True)
-            risk: Any = self.search.risk
-            cost = OverFutures(self.cost, judged, risk)
+            cost = OverFutures(self.cost, judged, self.search.risk)
         if self.policy is not None:
             previous = self._proposed(situation, task, previous, z)
         return self.planner.plan(cost, situation, task, previous, generators)

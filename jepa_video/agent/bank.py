@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.episode_module import as_gathered
+from ..data.episode_module import NO_ROOT, as_gathered
 from ..data.episodes import EpisodeSet
 from ..data.ledger import Ledger
 from ..data.loader import ExactLoader
@@ -126,7 +126,7 @@ class BankData(LightningDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         share: float = 1.0,
         val_share: float = 0.1,
         batch_size: int = 1024,
@@ -135,6 +135,8 @@ class BankData(LightningDataModule):
         image: str | None = None,
     ) -> None:
         super().__init__()
+        if root is None:
+            raise UserError(NO_ROOT)
         if batch_size < 2 or near < 1:
             raise UserError(
                 f"data.batch_size must be 2 or more and data.near 1, not {batch_size} and {near}"

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ..distributed import rank
-from ..errors import UserError
+from ..errors import UserError, within
 from ..randomness import LATENT, generator
 from ..training.schedules import warmup_cosine
 from ..training.second_level import untouched
@@ -97,6 +97,9 @@ class AgentLearner(L.LightningModule):
             raise UserError("candidates must be 2 or more, members and holds 1 or more")
         if not 0 < discount < 1:
             raise UserError(f"discount must be between 0 and 1, not {discount}")
+        within("learn", 1, hidden=hidden)
+        within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
+        within("learn", 0, 1, momentum=momentum, warmup=warmup)
         facts, width = world.facts, world.state.width * world.state.tokens
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
         self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
@@ -150,7 +153,8 @@ class AgentLearner(L.LightningModule):
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """The energy of memory's own transitions."""
         world, known = self.world, batch["state"][:, None]
-        passage = Passage(known, known[:, :0, 0], batch["action"][:, None], batch["next"][:, None])
+        done = batch["action"][:, None]
+        passage = Passage(known, done[:, :0], done, batch["next"][:, None])
         z = world.explain(passage, draw) if world.latent.dim else None
         told = world.imagine(known, passage.actions, z)
         energy = world.prediction * world.energy(told, passage.future).mean()

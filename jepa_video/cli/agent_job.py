@@ -10,11 +10,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ..agent.actor import Search
+from ..agent.actor import Search, planner_of
 from ..agent.agent import FOLDER, Mind, save_agent
 from ..agent.bank import BankData, encoded
 from ..agent.cost import IntrinsicCost
 from ..agent.learner import AgentLearner
+from ..agent.task import Task
 from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
@@ -96,6 +97,17 @@ class AgentJob(TrainingJob):
             self.world, intrinsic, self.mind.weights, goal, norm=norm, **settings
         )
         self.module.scale_to(*self.data.bank.moments())
+        self._judged(intrinsic)
+
+    def _judged(self, intrinsic: IntrinsicCost) -> None:
+        """Say what cannot be judged or searched, before anything is learned."""
+        facts, mind, bank = self.world.facts, self.mind, self.data.bank
+        if not any(mind.weights.values()):
+            raise UserError("cost gives no term a weight other than 0: there is nothing to learn")
+        planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
+        state = bank.states[0][:1].to(self.device)
+        action = bank.actions[0][:1].to(self.device)
+        intrinsic.terms(state, action, Task(state if mind.goal else None, mind.weights))
 
     def _norm(self, known: float | None) -> float | None:
         """The longest action that is planned with: shorter than the environment's where asked for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from lightning.pytorch import Callback
 
 from ..agent.world_files import save_world
 from ..data.episode_module import EpisodeDataModule
+from ..data.episodes import Windows
 from ..errors import UserError
 from ..evaluation.after_world import conclude, last_screen
 from ..interop.weights import load_encoder
 from ..models import timm_encoder  # noqa: F401  an encoder that can be named by its class
+from ..models.encoder import VideoEncoder
 from ..training.callbacks import HeldOut
 from ..training.pretrain import Parts, encoder_words, millions, prepare
 from ..training.run import Run
 from ..training.stops import StopRequests
 from ..training.world_model import WorldModel
 from ..training.world_watch import WorldWatch
-from .options import add_room_options, parse, run_parser
+from .options import add_room_options, own_defaults, parse, run_parser
 from .training_job import TrainingJob
 
 STEPS = 2000
@@ -41,11 +44,22 @@ def build_parser() -> ArgumentParser:
 
 
 def parser_for(words: Sequence[str]) -> ArgumentParser:
-    """The options of `world`; with --init the encoder's class is that of the run."""
+    """The options of `world`; with --init the encoder is that of the run."""
     parser = build_parser()
-    if "--help-all" not in words:
-        parse(parser, words)
+    if "--help-all" in words:
+        return parser
+    own_defaults(parser, words)
+    config = parse(parser, words)
+    if config.resume is None and config.init is not None:
+        parser.set_defaults({"model.encoder": named(load_encoder(config.init))})
     return parser
+
+
+def named(encoder: VideoEncoder) -> dict[str, Any]:
+    """An encoder as a file of settings tells it."""
+    kind, config = type(encoder), encoder.config
+    settings = {name: value for name, value in config.items() if name != "class"}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": settings}
 
 
 class WorldJob(TrainingJob):
@@ -58,11 +72,13 @@ class WorldJob(TrainingJob):
         """Episodes, and the module that suits them."""
         self.data.setup()
         facts, settings = self.data.facts, dict(vars(self.made.model))
+        Windows(self.data.train, self.data.frames)  # says where no episode is long enough
         if self.config.init is not None:
-            init = self.config.init
-            frames = self.config.model.encoder.init_args.get("frames")
-            settings["encoder"] = lambda: load_encoder(init, frames=frames, image=facts.size)
-        self.module = WorldModel(facts, **settings)
+            settings["encoder"] = partial(self._loaded, facts.size)
+        try:
+            self.module = WorldModel(facts, **settings)
+        except (ValueError, TypeError, RuntimeError) as error:  # sizes that do not fit together
+            raise UserError(f"model: {' '.join(str(error).split())}") from error
         states = self.data.train.states
         self.module.standardise(states.mean(0), states.std(0))
         if self.module.encoder.image != facts.size:
@@ -76,6 +92,21 @@ class WorldJob(TrainingJob):
                 f"windows need {shortest} frames or more (model.encoder.frames and model.context): "
                 f"data.frames is {self.data.frames} and model.piece {self.module.piece}"
             )
+
+    def _loaded(self, size: int) -> VideoEncoder:
+        """The encoder of --init, for clips and pictures as they are asked for.
+
+        Raises:
+            UserError: anything else of it is asked for otherwise.
+        """
+        asked = self.config.model.encoder.init_args
+        encoder = load_encoder(self.config.init, frames=asked.get("frames"), image=size)
+        for name, value in encoder.config.items():
+            if name not in ("class", "image") and asked.get(name, value) != value:
+                raise UserError(
+                    f"model.encoder.{name} is {value} in {self.config.init}, not {asked[name]}"
+                )
+        return encoder
 
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests
@@ -138,10 +169,7 @@ class WorldJob(TrainingJob):
         (parts,) = stages
         settings = json.loads(self.parser.dump(self.config, format="json"))["model"]
         if self.config.init is not None:
-            config = {k: v for k, v in self.module.encoder.config.items() if k != "class"}
-            kind = type(self.module.encoder)
-            name = f"{kind.__module__}.{kind.__qualname__}"
-            settings["encoder"] = {"class_path": name, "init_args": config}
+            settings["encoder"] = named(self.module.encoder)
         save_world(self.module, settings, run.path / "world")
         device = parts.trainer.strategy.root_device
         summary = conclude(run, self.module, self.data, self.facts(parts), device)

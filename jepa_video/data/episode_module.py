@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning import LightningDataModule
@@ -17,6 +17,8 @@ from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler, Key
 from jepa_video.distributed import rank, world_size
 from jepa_video.errors import UserError
+
+NO_ROOT: Final = "give --data.root EPISODES: a folder of jepa-video collect, or a LeRobot dataset"
 
 
 class EpisodeDataModule(LightningDataModule):
@@ -41,7 +43,7 @@ class EpisodeDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         frames: int = 9,
         batch_size: int = 32,
         share: float = 1.0,
@@ -52,6 +54,8 @@ class EpisodeDataModule(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
+        if root is None:
+            raise UserError(NO_ROOT)
         for name, value, low in (
             ("frames", frames, 2), ("batch_size", batch_size, 1), ("workers", workers, 0),
         ):  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, within
 from .blocks import gather_tokens
 from .encoder import VideoEncoder, token_grid
 
@@ -49,6 +49,7 @@ class ConvEncoder(VideoEncoder):
         halvings = patch.bit_length() - 1
         if patch < 2 or patch != 1 << halvings:
             raise UserError(f"model.encoder.patch of ConvEncoder must be 2, 4, 8 ..., not {patch}")
+        within("model.encoder", 1, channels=channels, width=width, colours=colours)
         self.config = {"class": "ConvEncoder", "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "channels": channels}
         self.config |= {"width": width, "colours": colours}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, within
 from .blocks import Block, Mlp, init_weights, rescale_residuals, run_blocks
 from .rope import grid_positions, rotary_tables
 
@@ -104,6 +104,8 @@ class VectorDynamics(Dynamics):
         super().__init__()
         if tokens != 1:
             raise UserError("VectorDynamics moves one vector: give model.state VectorState")
+        within("model.dynamics", 1, hidden=hidden, history=history, condition=condition)
+        within("model.dynamics", 0, depth=depth)
         self.history, self.latent_width, self.hidden = history, latent_width, hidden
         self.enter = nn.Linear(history * width + (history - 1) * action, hidden)
         self.act = nn.Linear(action + latent_width, condition)
@@ -146,6 +148,9 @@ class TokenDynamics(Dynamics):
         heads: attention heads.
         history: states that it looks at.
         checkpointing: recompute activations in the backward pass to save memory.
+
+    Raises:
+        UserError: the tokens are no square, or the heads do not divide the width.
     """
 
     def __init__(
@@ -164,6 +169,12 @@ class TokenDynamics(Dynamics):
         side = round(tokens**0.5)
         if side * side != tokens:
             raise UserError(f"TokenDynamics needs a square grid of tokens, not {tokens} of them")
+        within("model.dynamics", 1, hidden=hidden, heads=heads, history=history)
+        within("model.dynamics", 0, depth=depth)
+        if hidden % (2 * heads):
+            raise UserError(
+                f"model.dynamics.hidden {hidden} must split into {heads} heads of even width"
+            )
         self.history, self.latent_width = history, latent_width
         self.side, self.head, self.checkpointing = side, hidden // heads, checkpointing
         self.enter = nn.Linear(width, hidden)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import within
 from .rope import Grid
 
 
@@ -63,6 +64,7 @@ class VectorState(StateHead):
         self, width: int, grid: Grid, dim: int = 32, narrow: int = 16, hidden: int = 256
     ) -> None:
         super().__init__()
+        within("model.state", 1, dim=dim, narrow=narrow, hidden=hidden)
         self.width = dim
         self.narrow = nn.Linear(width, narrow)
         self.enter = nn.Linear(narrow * math.prod(grid), hidden)
@@ -109,6 +111,7 @@ class MapState(StateHead):
         hidden: int = 256,
     ) -> None:
         super().__init__()
+        within("model.state", 1, each=each)
         self.vector = VectorState(width, grid, dim, narrow, hidden)
         self.cells, self.each, self.dim = grid[1] * grid[2], each, dim
         self.width = dim + self.cells * each
@@ -136,6 +139,7 @@ class PatchState(StateHead):
 
     def __init__(self, width: int, grid: Grid, dim: int = 32) -> None:
         super().__init__()
+        within("model.state", 1, dim=dim)
         self.tokens, self.width = grid[1] * grid[2], dim
         self.leave = nn.Linear(width, dim)
 

@@ -49,16 +49,30 @@ def log_interval(trainer: Any) -> int:
 
 
 class Schedules(Callback):
-    """Logs the learning rate and the weight decay that a step was taken with."""
+    """Logs the learning rate and the weight decay that a step was taken with.
+
+    Where groups of weights have rates of their own it is the highest.
+    """
 
     def __init__(self) -> None:
         self._rate = 0.0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """What a step does not log has no number in its row: Lightning would repeat the last one.
+
+        A training in stages stops logging some terms, and a resumed one does not know the last.
+        """
+        for told in (trainer._results or {}).values():
+            if not told.meta.on_epoch:
+                told.has_reset = True
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """The rate of this step; by the end of the batch the scheduler has moved on."""
-        self._rate = optimizer.param_groups[0]["lr"]
+        self._rate = max(group["lr"] for group in optimizer.param_groups)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -40,6 +40,7 @@ from .levels import Levels
 from .rollout import rollout
 from .schedules import cosine, warmup_cosine
 from .second_level import LevelAbove, NoLevelAbove
+from .settings import refuse_backend, refuse_rates
 from .target import ema_update, frozen_copy
 
 
@@ -108,15 +109,9 @@ class VideoJEPA(EnergyModel, Levels):
         compile: str | None = None,
     ) -> None:
         super().__init__()
-        within("model", 0, learning_rate=learning_rate, weight_decay=weight_decay)
-        within("model", 0, 1, momentum=momentum, warmup=warmup, betas=betas)
-        within("model", 0, 1, final_learning_rate=final_learning_rate)
-        if max(betas) == 1:
-            raise UserError(f"model.betas must be below 1, not {betas}")
-        known = torch._dynamo.list_backends(exclude_tags=()) if isinstance(compile, str) else []
-        if isinstance(compile, str) and compile not in known:
-            names = ", ".join(torch._dynamo.list_backends())
-            raise UserError(f"model.compile: there is no backend {compile!r}; there are {names}")
+        refuse_rates(learning_rate, final_learning_rate, warmup, weight_decay, betas)
+        within("model", 0, 1, momentum=momentum)
+        refuse_backend(compile)
         self.encoder = encoder()
         self.ema = target == "ema"
         self.target = frozen_copy(self.encoder) if self.ema else self.encoder

@@ -29,7 +29,7 @@ from ..distributed import rank
 from ..energies.distances import Distance, distance
 from ..energies.inference import argmin_codes, argmin_z
 from ..energies.regularizers import Regularizer, VCReg
-from ..errors import UserError
+from ..errors import UserError, within
 from ..models.conv import ConvEncoder
 from ..models.dynamics import Dynamics, InverseDynamics, Readout, VectorDynamics
 from ..models.encoder import VideoEncoder
@@ -41,6 +41,7 @@ from ..randomness import CLIP, LATENT, generator
 from .inference import InferZ
 from .schedules import warmup_cosine
 from .second_level import untouched
+from .settings import refuse_backend, refuse_rates
 
 READ = ("state", "reward")  # what the readouts tell of a state
 
@@ -139,6 +140,10 @@ class WorldModel(L.LightningModule):
             raise UserError(f"model.settle must be from 0 to below 1, not {settle}")
         if piece is not None and piece <= context:
             raise UserError(f"model.piece must be above model.context, not {piece}")
+        refuse_rates(learning_rate, final_learning_rate, warmup, weight_decay, betas)
+        refuse_backend(compile)
+        weights = {"prediction": prediction, "regularize": regularize}
+        within("model", 0, **weights, inverse=inverse, temporal=temporal)
         if unknown := [name for name in felt if name not in facts.state_names]:
             told = ", ".join(facts.state_names) or "none"
             raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")

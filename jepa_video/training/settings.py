@@ -1,0 +1,36 @@
+"""Settings of an optimiser and of torch.compile: what no training can have is told at once."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import UserError, within
+
+
+def refuse_rates(
+    learning_rate: float,
+    final_learning_rate: float,
+    warmup: float,
+    weight_decay: float | tuple[float, float],
+    betas: tuple[float, float],
+) -> None:
+    """Say which setting of AdamW and its schedule is out of its range.
+
+    Raises:
+        UserError: one is.
+    """
+    within("model", 0, learning_rate=learning_rate, weight_decay=weight_decay)
+    within("model", 0, 1, warmup=warmup, betas=betas, final_learning_rate=final_learning_rate)
+    if max(betas) == 1:
+        raise UserError(f"model.betas must be below 1, not {betas}")
+
+
+def refuse_backend(backend: object) -> None:
+    """Say that `torch.compile` has no backend of this name; one that can be called is its own.
+
+    Raises:
+        UserError: it has not.
+    """
+    if isinstance(backend, str) and backend not in torch._dynamo.list_backends(exclude_tags=()):
+        names = ", ".join(torch._dynamo.list_backends())
+        raise UserError(f"model.compile: there is no backend {backend!r}; there are {names}")

@@ -1,0 +1,409 @@
+"""`jepa-video world` and `agent fit` as a person meets them: runs, resumes, results, refusals."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_video import Agent, load_encoder, load_world
+from jepa_video.agent.collect import collect
+from jepa_video.cli import main
+from jepa_video.cli.options import parse
+from jepa_video.cli.world_job import named, parser_for
+from jepa_video.data.lerobot import Dataset, episode_rows
+from jepa_video.envs import make_batch
+from jepa_video.interop.files import read_safetensors
+from jepa_video.interop.weights import save_encoder
+from jepa_video.models.conv import ConvEncoder
+from jepa_video.models.encoder import VideoViT
+
+ROOT = Path(__file__).parents[1]
+QUIET = ["--wandb", "off", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
+WORLD = ["--data.frames", "6", "--data.batch_size", "4", "--watch.every_n_steps", "2", *QUIET]
+TINY = ["--model.encoder.channels", "4", "--model.encoder.width", "8"]
+FIT = ["--data.batch_size", "16", "--learn.hidden", "16", *QUIET]
+FIT += ["--search.samples", "12", "--search.iterations", "2"]
+SIX = ["--trainer.max_steps", "6"]
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("episodes") / "rooms"
+    collect("TwoRooms", "explore", 12, folder, settings={"budget": 20})
+    return folder
+
+
+def world_words(episodes: Path, runs: Path, name: str = "rooms") -> list[str]:
+    words = ["world", "--data.root", str(episodes), *WORLD, *TINY, *SIX]
+    words += ["--checkpoint.every_n_steps", "2", "--checkpoint.keep", "3"]
+    return [*words, "--runs", str(runs), "--name", name]
+
+
+def fit_words(world: Path, episodes: Path, runs: Path, name: str = "agent") -> list[str]:
+    words = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(episodes), *FIT, *SIX]
+    words += ["--checkpoints.every_n_steps", "2", "--checkpoints.keep", "3"]
+    return [*words, "--runs", str(runs), "--name", name]
+
+
+@pytest.fixture(scope="module")
+def world(episodes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(world_words(episodes, runs)) == 0
+    return runs / "rooms"
+
+
+@pytest.fixture(scope="module")
+def agent(world: Path, episodes: Path) -> Path:
+    assert main(fit_words(world, episodes, world.parent)) == 0
+    return world.parent / "agent"
+
+
+# -- what lies there afterwards --------------------------------------------------------------------
+
+
+def test_a_world_leaves_all_that_is_promised(world: Path) -> None:
+    for name in ("config.yaml", "metrics.csv", "timings.csv", "unreadable.csv", "report.html"):
+        assert (world / name).is_file(), name
+    summary = json.loads((world / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["kind"] == "world"
+    assert summary["env"] == "TwoRooms" and summary["steps"] == 6
+    assert len(summary["energy_over_copy"]) == len(summary["read_error_foretold"]) == 5
+    rows = list(csv.DictReader((world / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == list(map(str, range(1, 7)))
+    first_stage = ("inverse", "temporal", "reg/variance")  # settle 0.5 of 6 steps
+    assert all(bool(row[name]) == (int(row["step"]) <= 3) for row in rows for name in first_stage)
+    assert all(float(row["loss"]) > 0 and float(row["energy"]) > 0 for row in rows)
+    model = load_world(world)
+    assert model.facts.env == "TwoRooms" and model.facts.settings["budget"] == 20
+    for name, value in load_encoder(world).state_dict().items():
+        assert torch.equal(value, model.encoder.state_dict()[name])
+
+
+def test_an_agent_leaves_all_that_is_promised(agent: Path) -> None:
+    for name in ("config.yaml", "metrics.csv", "report.html", "world/world.safetensors"):
+        assert (agent / name).is_file(), name
+    summary = json.loads((agent / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["kind"] == "agent"
+    rows = list(csv.DictReader((agent / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == list(map(str, range(1, 7)))
+    for row in rows:
+        corrects = int(row["step"]) <= 2  # correct 0.4 of 6 steps
+        assert bool(row["energy"]) == corrects == (not row["critic"]) == (not row["policy"])
+        assert float(row["lr"]) > 0
+    mind = Agent.load(agent).mind
+    assert (mind.doubt, mind.reach, mind.norm) == (summary["doubt"], summary["reach"], 1.0)
+    assert (mind.weights, mind.search.samples, mind.hidden) == ({"goal": 1.0}, 12, 16)
+
+
+def test_the_agents_world_has_corrected_dynamics_and_the_same_eyes(
+    world: Path, agent: Path
+) -> None:
+    before, after = load_world(world).state_dict(), load_world(agent).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("dynamics.") for name in changed)
+
+
+def test_an_agent_is_played_and_judged(agent: Path, tmp_path: Path) -> None:
+    words = ["agent", "eval", "--env", "TwoRooms", "--budget", "20", "--checkpoint", str(agent)]
+    words += ["--policy", "mode1,mode2,auto", "--episodes", "4", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"summary.json", "episodes.csv", "sheet.png", "episodes.mp4", "report.html"}
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    rows = {row["name"]: row for row in told["rows"]}
+    assert set(rows) == {"mode1", "mode2", "auto", "random", "straight", "scripted"}
+    assert rows["mode1"]["modes"] == {"mode1": 1.0} and rows["mode2"]["modes"] == {"mode2": 1.0}
+    assert all(row["success"]["of"] == 4 for row in rows.values())
+    assert rows["mode2"]["facts"]["samples"] == 12
+
+
+def test_the_episodes_of_an_agent_are_collected(agent: Path, tmp_path: Path) -> None:
+    """One after the other or all at once: up to rounding it does the same."""
+    words = ["collect", "--env", "TwoRooms", "--budget", "6", "--policy", str(agent)]
+    for folder, counts in (("parts", ("1", "3")), ("whole", ("3",))):
+        for count in counts:
+            out = ["--out", str(tmp_path / folder), "--episodes", count, "--batch", "2"]
+            assert main([*words, *out]) == 0
+    rows = episode_rows(tmp_path / "parts")
+    assert [(row["policy"], row["number"]) for row in rows] == [(str(agent), i) for i in range(3)]
+    parts, whole = (Dataset(tmp_path / folder) for folder in ("parts", "whole"))
+    for one, other in zip(parts.entries(), whole.entries(), strict=True):
+        actions = [data.rows(entry)["action"] for data, entry in ((parts, one), (whole, other))]
+        np.testing.assert_allclose(*actions, atol=1e-5)
+        assert np.abs(actions[0]).max() > 0
+
+
+def test_what_is_no_agent_collects_nothing(
+    episodes: Path, agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for env, policy, said in (
+        ("TwoRooms", str(episodes), "is no world model: expected a finished run"),
+        ("Rooms", str(agent), "was trained on TwoRooms and cannot act in Rooms"),
+        ("TwoRooms", str(tmp_path / "none"), "there is no policy"),
+    ):
+        words = ["collect", "--env", env, "--policy", policy, "--episodes", "1"]
+        assert main([*words, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# -- killed and resumed ----------------------------------------------------------------------------
+
+
+def same(one: Path, other: Path, exports: tuple[str, ...]) -> None:
+    """Weights, what was logged and what was measured are the same to the bit."""
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    for export in exports:
+        weights, again = (read_safetensors(run / export) for run in (one, other))
+        assert weights.keys() == again.keys()
+        assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    checkpoints = [
+        torch.load(run / "checkpoints" / "step-00000006.ckpt", weights_only=True)
+        for run in (one, other)
+    ]
+    for name, value in checkpoints[0]["state_dict"].items():
+        assert torch.equal(value, checkpoints[1]["state_dict"][name]), name
+    told = [json.loads((run / "summary.json").read_text()) for run in (one, other)]
+    for name, value in told[0].items():
+        if not name.endswith("_per_second") and name != "data_wait":
+            assert value == told[1][name], name
+
+
+def cut_off(run: Path, at: int, copy: Path) -> Path:
+    """The run as a kill after step `at` would have left it."""
+    shutil.copytree(run, copy)
+    for name in ("summary.json", "report.html"):
+        (copy / name).unlink()
+    for folder in ("world", "agent", "encoder"):
+        shutil.rmtree(copy / folder, ignore_errors=True)
+    for path in (copy / "checkpoints").iterdir():
+        if int(path.stem.removeprefix("step-")) > at:
+            path.unlink()
+    return copy
+
+
+WORLD_FILES = ("world/world.safetensors", "encoder/encoder.safetensors")
+AGENT_FILES = ("agent/agent.safetensors", "world/world.safetensors")
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_world_that_was_cut_off_in_either_stage_goes_on_the_same(
+    world: Path, tmp_path: Path, at: int
+) -> None:
+    part = cut_off(world, at, tmp_path / "rooms")
+    assert main(["world", "--resume", str(part)]) == 0
+    same(world, part, WORLD_FILES)
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_an_agent_that_was_cut_off_goes_on_the_same(agent: Path, tmp_path: Path, at: int) -> None:
+    part = cut_off(agent, at, tmp_path / "agent")
+    assert main(["agent", "fit", "--resume", str(part)]) == 0
+    same(agent, part, AGENT_FILES)
+
+
+KILLED = """
+import os, signal, sys
+from jepa_video.agent.learner import AgentLearner
+from jepa_video.cli import main
+from jepa_video.training.world_model import WorldModel
+
+def die(self, *args):
+    if self.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for words in " ".join(sys.argv[1:]).split(" then "):
+    if (child := os.fork()) == 0:
+        WorldModel.on_train_batch_start = AgentLearner.on_train_batch_start = die
+        os._exit(main(words.split()))
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_real_kills_change_no_bit(world: Path, agent: Path, episodes: Path, tmp_path: Path) -> None:
+    both = [world_words(episodes, tmp_path), fit_words(world, episodes, tmp_path)]
+    words = " then ".join(" ".join(one) for one in both).split()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, text=True
+    )
+    ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]
+    assert ends == [f"ended {-signal.SIGKILL}"] * 2, done.stderr
+    for name, verb, whole, files in (
+        ("rooms", ["world"], world, WORLD_FILES),
+        ("agent", ["agent", "fit"], agent, AGENT_FILES),
+    ):
+        assert not (tmp_path / name / "summary.json").exists()
+        assert main([*verb, "--resume", str(tmp_path / name)]) == 0
+        same(whole, tmp_path / name, files)
+
+
+def test_a_finished_run_is_told_so(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["world", "--resume", str(world)]) == 2
+    assert "is finished (step 6)" in capsys.readouterr().err
+    assert main(["world", "--resume", str(world), "--model.settle", "0.2"]) == 2
+    assert "--model.settle cannot change in a resumed run" in capsys.readouterr().err
+
+
+# -- starting points and parts ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def video_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of clips of 4 frames."""
+    folder = tmp_path_factory.mktemp("encoder") / "nano"
+    torch.manual_seed(7)
+    save_encoder(VideoViT(frames=4, image=64, width=24, depth=1, heads=2), folder)
+    return folder
+
+
+@pytest.mark.parametrize("train", ["full", "frozen"])
+def test_a_video_encoder_becomes_the_eyes_of_a_world(
+    train: str, video_encoder: Path, episodes: Path, tmp_path: Path
+) -> None:
+    words = ["world", "--data.root", str(episodes), *WORLD, "--trainer.max_steps", "1"]
+    words += ["--init", str(video_encoder), "--model.train", train, "--model.settle", "0"]
+    assert main([*words, "--runs", str(tmp_path), "--name", "eyes"]) == 0
+    found, before = load_world(tmp_path / "eyes").encoder, load_encoder(video_encoder)
+    assert found.config == before.config and found.frames == 4
+    kept = [torch.equal(v, found.state_dict()[name]) for name, v in before.state_dict().items()]
+    assert all(kept) == (train == "frozen")
+
+
+def test_its_frames_may_be_others_and_its_width_may_not(
+    video_encoder: Path, episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["world", "--data.root", str(episodes), *WORLD, "--trainer.max_steps", "1"]
+    words += ["--init", str(video_encoder), "--runs", str(tmp_path), "--name", "eyes"]
+    assert main([*words, "--model.encoder.width", "48"]) == 2
+    assert f"model.encoder.width is 24 in {video_encoder}, not 48" in capsys.readouterr().err
+    assert main([*words, "--model.encoder.frames", "2"]) == 0
+    assert load_world(tmp_path / "eyes").encoder.frames == 2
+
+
+def test_a_class_that_is_named_begins_with_its_own_defaults() -> None:
+    words = ["--data.root", "x", "--model.state", "PatchState", "--model.dynamics=TokenDynamics"]
+    words += ["--model.encoder", "jepa_video.VideoViT", "--model.encoder.width", "48"]
+    model = parse(parser_for(words), words).model
+    assert model.dynamics.init_args.hidden == 96 and model.dynamics.init_args.depth == 3
+    assert model.state.class_path.endswith("PatchState")
+    assert model.encoder.init_args.width == 48 and model.encoder.init_args.patch == VideoViT().patch
+    plain = parse(parser_for(["--data.root", "x"]), ["--data.root", "x"]).model
+    assert plain.encoder.class_path.endswith("ConvEncoder")
+
+
+def test_an_encoder_is_told_as_a_file_tells_it() -> None:
+    told = named(ConvEncoder(frames=2, tubelet=2, channels=4))
+    assert told["class_path"] == "jepa_video.models.conv.ConvEncoder"
+    assert ConvEncoder(**told["init_args"]).config["channels"] == 4
+
+
+def test_a_world_with_a_latent_becomes_an_agent_that_acts(episodes: Path, tmp_path: Path) -> None:
+    words = ["world", "--data.root", str(episodes), *WORLD, *TINY, "--trainer.max_steps", "2"]
+    words += ["--model.latent", "DiscreteLatent", "--model.latent.count", "4"]
+    assert main([*words, "--runs", str(tmp_path), "--name", "latent"]) == 0
+    words = ["agent", "fit", "--checkpoint", str(tmp_path / "latent"), *FIT]
+    words += ["--data.root", str(episodes), "--trainer.max_steps", "4"]
+    assert main([*words, "--runs", str(tmp_path), "--name", "agent"]) == 0
+    env = make_batch("TwoRooms", 2, budget=3)
+    found = Agent.load(tmp_path / "agent", env, "mode2")
+    found.reset([1, 2])
+    observation, _ = env.reset(seed=[1, 2])
+    assert env.step(found.act(observation)) and found.explain().imagined.shape == (2, 6, 2)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+WRONG_WORLDS = [
+    (["--data.root", "{tmp}/none"], "holds no episodes (there is no"),
+    (["--data.root", "{tmp}"], "holds no episodes (there is no"),
+    (["--data.root", "{world}"], "expected a folder of jepa-video collect"),
+    (["--model.encoder.chanels", "3"], "there is no option 'model.encoder.chanels'"),
+    (["--data.framse", "3"], "there is no option --data.framse; did you mean --data.frames?"),
+    (["--model.settle", "1.5"], "model.settle must be from 0 to below 1, not 1.5"),
+    (["--data.frames", "1"], "data.frames must be 2 or more, not 1"),
+    (["--data.frames", "40"], "has 40 frames: the longest has 21"),
+    (["--model.encoder.frames", "6"], "windows need 7 frames or more"),
+    (["--model.context", "7", "--model.piece", "8"], "windows need 8 frames or more"),
+    (["--model.piece", "1"], "model.piece must be above model.context, not 1"),
+    (["--data.size", "32"], "model.encoder.image is 64 and the episodes have 32 pixels"),
+    (["--data.share", "0"], "share must be above 0"),
+    (["--init", "{tmp}/none"], "does not exist: expected a run, an exported encoder"),
+    (["--init", "{tmp}/note"], "is not a checkpoint, or is damaged"),
+    (["--model.learning_rate", "-1"], "model.learning_rate must be 0 or more, not -1"),
+    (["--model.warmup", "3"], "model.warmup must be from 0 to 1, not 3"),
+    (["--model.betas", "[0.9,1]"], "model.betas must be below 1"),
+    (["--model.inverse", "-1"], "model.inverse must be 0 or more, not -1"),
+    (["--model.compile", "nothing"], "model.compile: there is no backend 'nothing'"),
+    (["--model.state", "PatchState"], "VectorDynamics moves one vector"),
+    (["--model.state", "nothing"], "model.state: there is no class 'nothing'"),
+    (["--model.dynamics.history", "0"], "model.dynamics.history must be 1 or more, not 0"),
+    (["--model.encoder.width", "0"], "model.encoder.width must be 1 or more, not 0"),
+    (["--model.state.dim", "0"], "model.state.dim must be 1 or more, not 0"),
+    (["--model.encoder", "jepa_video.VideoViT", "--model.encoder.width", "50"], "must split into"),
+    (["--model.felt", "[z]"], "model.felt: there is no state 'z'; there are x, y"),
+]
+WRONG_AGENTS = [
+    (["--data.root", "{tmp}/none"], "holds no episodes (there is no"),
+    (["--checkpoint", "{tmp}/none"], "is no world model: expected a finished run"),
+    (["--checkpoint", "{episodes}"], "is no world model: expected a finished run"),
+    (["--checkpoint", "{world}/encoder"], "is no world model: expected a finished run"),
+    (["--checkpoint", "null"], "agent fit needs --checkpoint RUN"),
+    (["--learn.dicount", "1"], "did you mean --learn.discount?"),
+    (["--learn.discount", "1"], "discount must be between 0 and 1, not 1.0"),
+    (["--learn.learning_rate", "-1"], "learn.learning_rate must be 0 or more, not -1"),
+    (["--learn.momentum", "2"], "learn.momentum must be from 0 to 1, not 2"),
+    (["--learn.hidden", "0"], "learn.hidden must be 1 or more, not 0"),
+    (["--cost", "{{speed: 1}}"], "there is no cost 'speed'; there are goal, distance"),
+    (["--cost", "{{goal: 0}}"], "there is nothing to learn"),
+    (["--search.horizon", "0"], "horizon must be 1 or more, not 0"),
+    (["--search.samples", "1"], "8 elites need as many samples or more, got 1"),
+    (["--search.every", "0"], "search.every must be 1 or more, not 0"),
+    (["--search.risk", "none"], "expected one of 'expected', 'worst', got 'none'"),
+    (["--norm", "2"], "norm must be above 0 and at most 1.0, not 2.0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [("world", *row) for row in WRONG_WORLDS] + [("fit", *row) for row in WRONG_AGENTS],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_run_is_told_in_a_sentence(
+    verb: str,
+    words: list[str],
+    said: str,
+    world: Path,
+    episodes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "note").write_text("a note")
+    places = {"tmp": tmp_path, "world": world, "episodes": episodes}
+    words = [word.format(**places) for word in words]
+    begin = ["world", "--data.root", str(episodes), *WORLD, "--trainer.max_steps", "1"]
+    if verb == "fit":
+        begin = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(episodes), *FIT]
+    assert main([*begin, "--runs", str(tmp_path / "runs"), *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1, error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_memory_of_other_actions_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect("Pendulum", "random", 2, tmp_path / "swings", settings={"budget": 5})
+    words = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(tmp_path / "swings")]
+    assert main([*words, *FIT, "--runs", str(tmp_path / "runs")]) == 2
+    assert "has actions of 1 numbers" in capsys.readouterr().err
