@@ -236,6 +236,18 @@ def test_a_machine_that_does_not_suffice_is_one_sentence(
     assert said in told and told.startswith("jepa-video: ") and told.count("\n") == 1
 
 
+def test_a_package_that_only_an_extra_brings_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise ModuleNotFoundError("No module named 'gymnasium'", name="gymnasium")
+
+    monkeypatch.setattr("jepa_video.cli._run", fail)
+    assert main(["collect"]) == 2
+    told = capsys.readouterr().err
+    assert told == "jepa-video: collect needs gymnasium: pip install 'jepa-video[control]'\n"
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jepa_video.cli._run", lambda *_: [][0])
     with pytest.raises(IndexError):

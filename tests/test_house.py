@@ -164,3 +164,27 @@ def test_no_path_of_one_machine_is_written_down():
         if pattern.search(line)
     ]
     assert found == []
+
+
+BARE = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None
+import jepa_video
+for module in pkgutil.walk_packages(jepa_video.__path__, "jepa_video."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError:
+            print(module.name)
+"""
+EXTRAS = ("gymnasium", "pyarrow", "sklearn", "peft", "onnx", "onnxruntime", "onnxscript")
+CONTROL = {"envs", "agent"}  # rooms that `pip install 'jepa-video[control]'` opens
+
+
+def test_pip_install_without_extras_brings_all_that_video_needs() -> None:
+    """The dev extra has everything, so that no other test would see it."""
+    command = [sys.executable, "-c", BARE, *EXTRAS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    broken = {name for name in done.stdout.split() if name.split(".")[1] not in CONTROL}
+    assert broken <= {"jepa_video.cli.agent_job"}

@@ -34,6 +34,7 @@ VERBS = {
 }
 
 
+EXTRAS = {"gymnasium": "control", "pyarrow": "control"}  # packages of verbs that act
 # What a disk says where no line of ours is wrong.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENAMETOOLONG}
 
@@ -87,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        extra = f"pip install 'jepa-video[{EXTRAS[error.name]}]'"
+        print(f"jepa-video: {verb} needs {error.name}: {extra}", file=sys.stderr)
+        return 2
     except Exception as error:
         if (told := lacking(error)) is None:
             raise

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..data.episodes import EpisodeSet, Facts
-from ..envs.base import Array
 from ..envs.registry import WORLDS, make_batch
 from ..errors import UserError
 from ..training.foresight import look_ahead, read_errors
@@ -43,6 +43,7 @@ TITLE: Final = "True and foretold"
 UNDRAWN: Final = "No environment here paints these scenes from numbers; below are the numbers."
 PANELS: Final = ("true frames", "read off the true states", "foretold")
 
+Array = npt.NDArray[Any]
 Batch = Mapping[str, Tensor]
 Paint = Callable[[Array], Array]
 
