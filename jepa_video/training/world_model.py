@@ -159,6 +159,9 @@ class WorldModel(L.LightningModule):
             raise UserError("a world model has one z for a passage: model.latent.per clip or group")
         self.dynamics = dynamics(width, tokens, facts.action_size, self.latent.dim)
         self.inverse_model = InverseDynamics(self.state.aim, facts.action_size)
+        # Several ranks wait for the gradient of every weight that trains; without the term it has
+        # none.
+        self.inverse_model.requires_grad_(inverse > 0)
         sizes = [("state", facts.state_size), ("reward", 1)]
         self.readout = Readout(width * tokens, [(name, size) for name, size in sizes if size])
         self.felt = [facts.state_names.index(name) for name in felt]
