@@ -322,6 +322,26 @@ def test_a_world_with_a_latent_becomes_an_agent_that_acts(episodes: Path, tmp_pa
     assert env.step(found.act(observation)) and found.explain().imagined.shape == (2, 6, 2)
 
 
+def test_a_world_that_feels_is_played_learned_from_and_played(
+    episodes: Path, tmp_path: Path
+) -> None:
+    words = ["world", "--data.root", str(episodes), *WORLD, *TINY, "--trainer.max_steps", "2"]
+    words += ["--model.felt", "[y]", "--runs", str(tmp_path), "--name", "felt"]
+    assert main(words) == 0
+    assert load_world(tmp_path / "felt").felt == [1]
+    words = ["agent", "fit", "--checkpoint", str(tmp_path / "felt"), *FIT]
+    words += ["--data.root", str(episodes), "--trainer.max_steps", "4"]
+    assert main([*words, "--runs", str(tmp_path), "--name", "agent"]) == 0
+    for run, modes in (("felt", "mode2"), ("agent", "mode1,mode2,auto")):
+        words = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--beside", "none"]
+        words += ["--checkpoint", str(tmp_path / run), "--policy", modes, "--episodes", "2"]
+        assert main([*words, "--device", "cpu", "--out", str(tmp_path / f"of-{run}")]) == 0
+        told = json.loads((tmp_path / f"of-{run}" / "summary.json").read_text())
+        assert [row["name"] for row in told["rows"]] == modes.split(",")
+    words = ["collect", "--env", "TwoRooms", "--budget", "4", "--policy", str(tmp_path / "agent")]
+    assert main([*words, "--episodes", "2", "--out", str(tmp_path / "own")]) == 0
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 WRONG_WORLDS = [

@@ -182,7 +182,7 @@ class Agent:
             return None
         if "goal" not in observation:
             raise UserError("this agent was made for goals, and the environment shows none")
-        return self.perception.picture(observation["goal"])
+        return self.perception.picture(observation["goal"], observation.get("goal_felt"))
 
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]
@@ -305,6 +305,8 @@ class Agent:
         world = load_world(path)
         if env is not None:
             refuse_other(world, env, path)
+            if world.felt:
+                env.feel(world.felt)
         folder = path / FOLDER if (path / FOLDER).is_dir() else path
         if not (folder / WEIGHTS).exists():
             norm = getattr(env, "action_norm", None)
@@ -337,7 +339,7 @@ def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
     """Say it where an environment is not one that a world model can act in.
 
     Raises:
-        UserError: another id, or another kind or number of actions.
+        UserError: another id, another kind or number of actions, or another state to feel.
     """
     facts = world.facts
     if facts.env is not None and facts.env != env.id:
@@ -347,6 +349,11 @@ def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
         raise UserError(
             f"{path} gives actions of {facts.action_size} {kinds[facts.discrete]}; {env.id} takes "
             f"{env.action_size} {kinds[env.discrete]}"
+        )
+    if world.felt and facts.state_size != env.state_size:
+        raise UserError(
+            f"{path} feels numbers of a state of {facts.state_size}; {env.id} tells "
+            f"{env.state_size}"
         )
 
 

@@ -1,10 +1,12 @@
 """Perception: from what an environment shows to the state that the world model moves.
 
-Shapes: pixels uint8 `B H W 3`, or `B K H W 3` where the environment stacks; states `B P D`.
+Shapes: pixels uint8 `B H W 3`, or `B K H W 3` where the environment stacks; states `B P D`; what is
+felt is float32 `B S` with the environment's state numbers in their places, NaN where not told.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +38,11 @@ class Perception:
         Raises:
             UserError: the world model feels something itself, and `own` is not there.
         """
-        if self.world.proprioception is not None and own is None:
-            raise UserError("this world model feels its own state, which the environment tells not")
+        if self.world.felt and (own is None or np.isnan(own[:, self.world.felt]).any()):
+            raise UserError(
+                "this world model feels its own state, which the environment does not tell: load "
+                "the agent with its env, or ask the env to `feel`"
+            )
         new = self._tensor(pixels)  # B C H W
         k = self.world.encoder.frames
         if self.frames is None:
@@ -46,10 +51,16 @@ class Perception:
             self.frames = torch.cat((self.frames[:, 1:], new[:, None]), 1)
         return self._encode(self.frames, own)
 
-    def picture(self, pixels: Array) -> Tensor:
-        """The state `B P D` of a scene that stands still as in `pixels`: a goal."""
+    def picture(self, pixels: Array, own: Array | None = None) -> Tensor:
+        """The state `B P D` of a scene that stands still as in `pixels`: a goal.
+
+        Where the world model feels something, and nobody tells how the goal feels, it feels as what
+        was learned from does on average.
+        """
         still = self._tensor(pixels)[:, None].repeat(1, self.world.encoder.frames, 1, 1, 1)
-        return self._encode(still, None)
+        if self.world.felt and own is None:
+            own = self.world.state_mean.expand(len(pixels), -1).cpu().numpy()
+        return self._encode(still, own)
 
     def _tensor(self, pixels: Array) -> Tensor:
         last = pixels[:, -1] if pixels.ndim == 5 else pixels

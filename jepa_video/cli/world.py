@@ -16,6 +16,7 @@ and dynamics that foretell the state after each action. Says how far the foretol
   --model.encoder.frames N  frames that one state sees: 2 or more where speed matters
   --model.state S           VectorState, or PatchState with --model.dynamics TokenDynamics
   --model.latent L          NoLatent, DiscreteLatent ...: what actions do not decide
+  --model.felt '[NAME,...]' numbers of the state that the agent feels itself, beside the picture
   --model.inverse W, --model.temporal W, --model.regularize W, --model.prediction W
                             weights of the terms; 0 leaves one out
   --trainer.max_steps N     optimiser steps           --trainer.devices N    how many devices

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,10 +49,10 @@ class BatchEnv(VectorEnv):
 
     Actions are float `B A` in [-1, 1], and what lies outside is clipped; or, where `discrete`,
     whole numbers `B`. An observation has `pixels` and, where the task is to reach something,
-    `goal`: the picture of it. Nothing begins anew by itself (`AutoresetMode.DISABLED`): call
-    `reset`, for some with `options={"reset_mask": bool B}`. The info tells, each as an array over
-    B: `state` `B S`, `success` (in this very state), and where there is a goal `goal_state` and
-    `distance`.
+    `goal`: the picture of it; after `feel` also `felt`: numbers of the state. Nothing begins anew
+    by itself (`AutoresetMode.DISABLED`): call `reset`, for some with
+    `options={"reset_mask": bool B}`. The info tells, each as an array over B: `state` `B S`,
+    `success` (in this very state), and where there is a goal `goal_state` and `distance`.
 
     An episode is a function of its seed and its actions, whatever B is and wherever it stands in
     the batch. `reset(seed=7)` begins episodes 7, 8, ...; a list names each.
@@ -64,6 +64,8 @@ class BatchEnv(VectorEnv):
         seeds: of the running episodes.
         stays: the task is to be there and stay, so that success does not end an episode.
         tells_success: whether success means anything; where not, there is the return.
+        state_size: S.
+        felt: the numbers of the state, by their place, that observations tell.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
@@ -72,6 +74,8 @@ class BatchEnv(VectorEnv):
     action_norm: float | None = None  # the longest action, where the whole vector is limited
     stays: bool = False
     tells_success: bool = True
+    state_size: int = 0
+    felt: tuple[int, ...] = ()
 
     def __init__(self, action: spaces.Space[Any], batch: int, budget: int, pace: Pace) -> None:
         if batch < 1 or budget < 1:
@@ -127,8 +131,40 @@ class BatchEnv(VectorEnv):
         """Actions `B A` towards the goal as if nothing stood between: what has to be beaten."""
         raise UserError(f"{self.id} has no straight-line policy; there is random")
 
-    def _see(self, size: tuple[int, int], goal: bool) -> None:
-        """Declare what is observed."""
+    def feel(self, places: Sequence[int]) -> None:
+        """Let observations tell these numbers of the state too: what an agent feels of itself.
+
+        `felt` is then float32 `B S`, NaN in all places but those that were asked for by this and
+        earlier calls; `goal_felt` is the same of the goal, where its state is known.
+
+        Raises:
+            UserError: there is no such number.
+        """
+        if wrong := [place for place in places if not 0 <= place < self.state_size]:
+            raise UserError(
+                f"{self.id} tells {self.state_size} numbers of its state: none to feel at "
+                f"{wrong[0]}"
+            )
+        self.felt = tuple(sorted({*self.felt, *places}))
+        told = dict(cast(spaces.Dict, self.single_observation_space).spaces)
+        for name in ("felt", *(("goal_felt",) if self.shows_goal else ())):
+            told[name] = spaces.Box(-np.inf, np.inf, (self.state_size,), np.float32)
+        self.single_observation_space = spaces.Dict(told)
+        self.observation_space = batch_space(self.single_observation_space, self.batch)
+
+    def _feeling(self, state: Array, goal: Array | None) -> Observation:
+        """`felt`, and `goal_felt` where the goal's state is known; nothing if nobody asked."""
+        known = {"felt": state, "goal_felt": goal} if self.felt else {}
+        seen = {}
+        for name, numbers in known.items():
+            if numbers is not None:
+                seen[name] = np.full(numbers.shape, np.nan, np.float32)
+                seen[name][:, self.felt] = numbers[:, self.felt]
+        return seen
+
+    def _see(self, size: tuple[int, int], goal: bool, state: int) -> None:
+        """Declare what is observed: pictures of `size`, of `state` numbers."""
+        self.state_size = state
         stack = () if self.pace.stack == 1 else (self.pace.stack,)
         told: dict[str, spaces.Space[Any]] = {"pixels": _picture((*stack, *size, 3))}
         if goal:

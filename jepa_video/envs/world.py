@@ -46,7 +46,7 @@ class World(BatchEnv):
     ) -> None:
         budget = self.default_budget if budget is None else budget
         super().__init__(box_actions(self.size), batch, budget, Pace(stack, repeat))
-        self._see((SIZE, SIZE), goal=True)
+        self._see((SIZE, SIZE), True, len(self.state_names))
         self.task = np.zeros((batch, len(self.task_names)))
         self.state = np.zeros((batch, len(self.state_names)))
         self.goal_state = np.zeros_like(self.state)
@@ -136,7 +136,8 @@ class World(BatchEnv):
 
     def _observe(self, fresh: Array | None = None) -> Observation:
         pixels = self.paint(self.state, np.arange(self.batch))
-        return {"pixels": self._stacked(pixels, fresh), "goal": self._goal.copy()}
+        seen = {"pixels": self._stacked(pixels, fresh), "goal": self._goal.copy()}
+        return seen | self._feeling(self.state, self.goal_state)
 
     def _lot(self) -> Array:
         row = self.time % self._chance.shape[1]

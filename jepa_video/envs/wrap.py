@@ -91,7 +91,7 @@ class Wrapped(BatchEnv):
         self._goal_state = np.zeros((self.batch, width), np.float32)
         self._success, self._over = np.zeros((2, self.batch), bool)
         self._ended, self._time = np.zeros(self.batch, bool), np.zeros(self.batch, np.int64)
-        self._see((size, size), known is not None)
+        self._see((size, size), known is not None, self._state.shape[1])
         # At the end of the process while what draws is still there; MuJoCo says so otherwise.
         atexit.register(_close, weakref.ref(self))
 
@@ -156,7 +156,11 @@ class Wrapped(BatchEnv):
 
     def _observe(self, fresh: Array | None = None) -> Observation:
         seen = {"pixels": self._stacked(self._pixels.copy(), fresh)}
-        return seen if self._goal is None else {**seen, "goal": self._goal.copy()}
+        if self._goal is None:
+            return seen | self._feeling(self._state, None)
+        same = self._goal_state.shape == self._state.shape
+        goal = self._goal_state if same else None
+        return {**seen, "goal": self._goal.copy(), **self._feeling(self._state, goal)}
 
     def _told(self) -> Told:
         told: Told = {"state": self._state.copy(), "success": self._success.copy()}

@@ -225,6 +225,47 @@ def test_a_state_of_two_frames_begins_with_the_first_twice():
     torch.testing.assert_close(one.known[-1], one.world.encode(video)[:, -1])
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_what_it_feels_is_part_of_its_states_as_it_was_when_they_were_learned(
+    frames: int, tmp_path: Path
+) -> None:
+    model = scattered(world(frames, felt=("y",))).eval()
+    model.standardise([30.0, 30.0], [9.0, 7.0])
+    save_world(model, {"encoder": of_frames(frames), "felt": ["y"]}, tmp_path / "world")
+    (tmp_path / "summary.json").write_text('{"reach": 1.0}')
+    env = make_batch("TwoRooms", 2)
+    one = Agent.load(tmp_path, env, "mode2", search=SEARCH)
+    (observation, told), shown, truth = env.reset(seed=[1, 2]), [], []
+    one.reset([1, 2])
+    for _ in range(4):
+        shown.append(observation["pixels"])
+        truth.append(told["state"])
+        observation, _, _, _, told = env.step(one.act(observation))
+    video = torch.from_numpy(np.stack(shown, 1)).permute(0, 1, 4, 2, 3)
+    learned = model.encode(video, torch.from_numpy(np.stack(truth, 1)))
+    torch.testing.assert_close(one.known[-1], learned[:, -1])
+    assert not torch.allclose(one.known[-1], model.encode(video)[:, -1])
+    # Its goal is felt too: it stands still there.
+    still = torch.from_numpy(np.stack([observation["goal"]] * frames, 1)).permute(0, 1, 4, 2, 3)
+    felt = torch.from_numpy(np.stack([told["goal_state"]] * frames, 1))
+    torch.testing.assert_close(one.goal, model.encode(still, felt)[:, -1])
+
+
+def of_frames(count: int) -> dict:
+    settings = {**ENCODER["init_args"], "frames": count, "tubelet": count}
+    return {**ENCODER, "init_args": settings}
+
+
+def test_a_goal_whose_feeling_nobody_tells_feels_as_memory_does_on_average():
+    one, seen = agent("mode1", world(felt=("x",))), pictures(2)[0]
+    one.world.standardise([5.0, 0.0], [2.0, 1.0])
+    one.reset([1, 2])
+    one.act(seen | {"felt": np.zeros((2, 2), np.float32)})
+    goal = torch.from_numpy(seen["goal"]).permute(0, 3, 1, 2)[:, None]
+    usual = one.world.encode(goal, torch.tensor([[[5.0, 9.0]]] * 2))[:, 0]
+    torch.testing.assert_close(one.goal, usual)
+
+
 def test_pictures_of_another_size_are_squashed_as_those_of_episodes_are():
     one, seen = agent("mode1"), pictures(2)
     large = [{name: rows.repeat(2, 1)[:, :, :48] for name, rows in step.items()} for step in seen]
@@ -240,6 +281,8 @@ def test_what_it_cannot_feel_is_said():
     one = agent("mode1", world(felt=("x",)))
     with pytest.raises(UserError, match="feels its own state"):
         one.act(pictures(2)[0])
+    with pytest.raises(UserError, match="feels its own state"):  # told is another number
+        one.act(pictures(2)[0] | {"felt": np.array([[np.nan, 1.0]] * 2, np.float32)})
 
 
 def test_without_a_picture_of_the_goal_it_says_so():

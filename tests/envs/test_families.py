@@ -72,6 +72,20 @@ def test_any_environment_gets_scaled_actions_repeat_stack_and_a_goal():
     assert cut.tolist() == [True, False]
 
 
+def test_any_environment_tells_what_is_felt():
+    def goal(env):
+        return np.full((40, 80, 3), 20, np.uint8), np.array([2.0])
+
+    for shows in (True, False):
+        batch = Wrapped([Line(), Line()], goal=goal if shows else None)
+        batch.feel([0])
+        seen, told = batch.reset(seed=[1, 2])
+        assert (seen["felt"] == told["state"]).all()
+        assert seen["goal_felt"].tolist() == [[2.0], [2.0]] if shows else "goal_felt" not in seen
+        seen, _, _, _, told = batch.step([[-1.0], [1.0]])
+        assert (seen["felt"] == told["state"]).all()
+
+
 def test_what_has_no_pictures_or_no_limits_is_refused():
     class Silent(Line):
         render_mode = None

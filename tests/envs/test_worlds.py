@@ -50,6 +50,29 @@ def test_one_alone_is_the_same_as_in_a_batch(id):
         assert (one["pixels"] == seen["pixels"][1]).all()
 
 
+@pytest.mark.parametrize("stack", [1, 3])
+@pytest.mark.parametrize("id", IDS)
+def test_an_agent_feels_what_it_asks_for_and_nothing_else(id, stack):
+    env = make_batch(id, 3, stack=stack)
+    assert set(env.reset(seed=1)[0]) == {"pixels", "goal"}
+    env.feel([1])
+    env.feel([0, 1])  # of somebody else who looks at the same environment
+    seen, told = env.reset(seed=1)
+    for step in range(3):
+        for name, truth in (("felt", "state"), ("goal_felt", "goal_state")):
+            assert seen[name].shape == told[truth].shape and seen[name].dtype == np.float32
+            assert (seen[name][:, :2] == told[truth][:, :2]).all()
+            assert np.isnan(seen[name][:, 2:]).all()
+        spaces = env.single_observation_space.spaces
+        assert {name: rows.shape[1:] for name, rows in seen.items()} == {
+            name: space.shape for name, space in spaces.items()
+        }
+        actions = np.full((3, env.action_size), 0.5 - step)
+        seen, _, _, _, told = env.step(actions)
+    with pytest.raises(UserError, match=f"{id} tells {env.state_size} numbers of its state"):
+        env.feel([env.state_size])
+
+
 @pytest.mark.parametrize("id", IDS)
 def test_a_seed_names_an_episode_and_another_seed_another(id):
     env = make_batch(id, 2)
