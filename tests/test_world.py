@@ -15,6 +15,7 @@ import torch
 
 from jepa_video import Agent, load_encoder, load_world
 from jepa_video.agent.collect import collect
+from jepa_video.agent.task import Zone
 from jepa_video.cli import main
 from jepa_video.cli.options import parse
 from jepa_video.cli.world_job import named, parser_for
@@ -342,6 +343,39 @@ def test_a_world_that_feels_is_played_learned_from_and_played(
     assert main([*words, "--episodes", "2", "--out", str(tmp_path / "own")]) == 0
 
 
+BOXES = "[{low: [8, 8], high: [20, 20], margin: 1}, {low: [40], high: [44]}]"
+
+
+def test_zones_are_learned_with_and_given_at_run_time(
+    world: Path, agent: Path, episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(episodes), *FIT]
+    words += ["--cost", "{goal: 1, zone: 0.5}", "--zones", BOXES, "--trainer.max_steps", "4"]
+    assert main([*words, "--runs", str(tmp_path), "--name", "careful"]) == 0
+    zones = (Zone((8.0, 8.0), (20.0, 20.0), 1.0), Zone((40.0,), (44.0,)))
+    careful = Agent.load(tmp_path / "careful").mind
+    assert careful.zones == zones and careful.weights == {"goal": 1.0, "zone": 0.5}
+
+    play = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--beside", "none"]
+    play += ["--policy", "mode2,auto", "--episodes", "2", "--device", "cpu"]
+    for run in (agent, world):  # with a critic and without
+        out = tmp_path / f"eval-{run.name}"
+        words = [*play, "--checkpoint", str(run), "--out", str(out)]
+        words = words if run is agent else [*words, "--policy", "mode2"]
+        assert main([*words, "--cost", "{goal: 1, zone: 5}", "--zones", BOXES]) == 0
+        told = json.loads((out / "summary.json").read_text())
+        assert told["cost"] == {"goal": 1.0, "zone": 5.0} and len(told["zones"]) == 2
+        assert all(row["modes"] == {"mode2": 1.0} for row in told["rows"])
+    for more, said in (
+        (["--cost", "{zone: 1}"], "the cost zone needs boxes"),
+        (["--zones", BOXES], "zones count by the cost zone"),
+        (["--cost", "{goal: 2}", "--policy", "mode1"], "mode1 acts as it learned to"),
+    ):
+        assert main([*play, "--checkpoint", str(agent), *more, "--out", str(tmp_path / "no")]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and not (tmp_path / "no").exists()
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 WRONG_WORLDS = [
@@ -385,7 +419,11 @@ WRONG_AGENTS = [
     (["--learn.momentum", "2"], "learn.momentum must be from 0 to 1, not 2"),
     (["--learn.hidden", "0"], "learn.hidden must be 1 or more, not 0"),
     (["--cost", "{{speed: 1}}"], "there is no cost 'speed'; there are goal, distance"),
-    (["--cost", "{{goal: 0}}"], "there is nothing to learn"),
+    (["--cost", "{{goal: 0}}"], "there is nothing to judge by"),
+    (["--cost", "{{zone: 1}}"], "the cost zone needs boxes, as in: --zones"),
+    (["--zones", "[{{low: [1], high: [2]}}]"], "zones count by the cost zone"),
+    (["--zones", "[{{low: [1], high: [0]}}]"], "a zone has as many numbers in low as in high"),
+    (["--zones", "[{{low: [1], hihg: [2]}}]"], "there is no option 'zones.hihg'"),
     (["--search.horizon", "0"], "horizon must be 1 or more, not 0"),
     (["--search.samples", "1"], "8 elites need as many samples or more, got 1"),
     (["--search.every", "0"], "search.every must be 1 or more, not 0"),

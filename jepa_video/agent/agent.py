@@ -29,7 +29,7 @@ from ..randomness import EPISODE, generator
 from ..training.world_model import WorldModel
 from .actor import Actor, Search, planner_of
 from .configurator import Configurator, Doubtful, Fixed, Setting
-from .cost import Critic, IntrinsicCost, WorldCost
+from .cost import Critic, IntrinsicCost, WorldCost, refuse_cost
 from .perception import Perception
 from .planners.base import Plan
 from .policy import ReactivePolicy
@@ -69,6 +69,25 @@ class Mind:
     doubt: float = 0.0
     zones: tuple[Zone, ...] = ()
     norm: float | None = None
+
+    def asked(
+        self,
+        weights: dict[str, float] | None,
+        zones: Sequence[Zone] | None,
+        world: WorldModel,
+    ) -> Mind:
+        """The same with another cost, as far as one is given; without `zone` zones are forgotten.
+
+        Raises:
+            UserError: a cost that cannot be told of states of this world.
+        """
+        if weights is None and zones is None:
+            return self
+        weights = self.weights if weights is None else dict(weights)
+        kept = self.zones if weights.get("zone") else ()
+        zones = kept if zones is None else tuple(zones)
+        refuse_cost(weights, zones, self.goal, world.facts.state_size)
+        return replace(self, weights=weights, zones=zones)
 
 
 # Without a critic the horizon has to reach the goal by itself.
@@ -286,6 +305,8 @@ class Agent:
         mode: str = "auto",
         device: torch.device | str = "cpu",
         search: Search | None = None,
+        weights: dict[str, float] | None = None,
+        zones: Sequence[Zone] | None = None,
     ) -> Agent:
         """The agent of a run of `agent fit`; of a run of `world`, one that plans without a critic.
 
@@ -295,9 +316,13 @@ class Agent:
             mode: `mode1`, `mode2` or `auto`.
             device: where it computes.
             search: how mode 2 looks, in place of the run's own.
+            weights: of the cost's terms, in place of the run's own.
+            zones: boxes to keep out of, in place of the run's own. With another cost than that
+                which the policy was distilled for, `auto` plans every decision.
 
         Raises:
-            UserError: no agent there, another environment, or another kind of action.
+            UserError: no agent there, another environment, another kind of action, or a cost that
+                cannot be told, or not be followed by mode 1.
         """
         if mode not in ("mode1", "mode2", "auto"):
             raise UserError(f"mode must be mode1, mode2 or auto, not {mode!r}")
@@ -311,12 +336,16 @@ class Agent:
         if not (folder / WEIGHTS).exists():
             norm = getattr(env, "action_norm", None)
             goal = env is None or env.shows_goal
-            weights = {"goal" if goal else "reward": 1.0}
-            mind = Mind(reach_of(path), weights, goal, search=search or FAR, norm=norm)
-            return cls(world, mind, mode=mode, device=device)
+            own = {"goal" if goal else "reward": 1.0}
+            mind = Mind(reach_of(path), own, goal, search=search or FAR, norm=norm)
+            return cls(world, mind.asked(weights, zones, world), mode=mode, device=device)
         mind, critic, policy = _read(folder, world)
         mind = replace(mind, search=search or mind.search)
-        return cls(world, mind, critic, policy, mode, device)
+        if (told := mind.asked(weights, zones, world)) != mind:
+            if mode == "mode1":
+                raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
+            mode = "mode2"
+        return cls(world, told, critic, policy, mode, device)
 
 
 def _merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:

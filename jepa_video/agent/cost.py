@@ -9,7 +9,7 @@ of a plan are `B S H`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -103,6 +103,42 @@ class IntrinsicCost:
         for zone in task.zones:
             total = total + inside(where, zone)
         return total
+
+
+def refuse_cost(
+    weights: Mapping[str, float], zones: Sequence[Zone], goal: bool, state_size: int
+) -> None:
+    """Say what a cost cannot be told by.
+
+    Args:
+        weights: of its terms.
+        zones: boxes to keep out of.
+        goal: whether there are goals.
+        state_size: numbers of the environment's state that can be read off.
+
+    Raises:
+        UserError: unknown terms or none, no goal, no zones or none that count, zones elsewhere.
+    """
+    asked = [name for name, weight in weights.items() if weight]
+    for name in weights:
+        if name not in IntrinsicCost.TERMS:
+            raise UserError(
+                f"there is no cost {name!r}; there are {', '.join(IntrinsicCost.TERMS)}"
+            )
+    if not asked:
+        raise UserError("cost gives no term a weight other than 0: there is nothing to judge by")
+    for name in ("goal", "distance"):
+        if name in asked and not goal:
+            raise UserError(f"the cost {name} needs a goal, and the environment shows none")
+    if "zone" in asked and not zones:
+        raise UserError("the cost zone needs boxes, as in: --zones '[{low: [8, 8], high: [9, 9]}]'")
+    if zones and "zone" not in asked:
+        raise UserError("zones count by the cost zone: give it a weight, as in: --cost '{zone: 1}'")
+    for zone in zones:
+        if len(zone.low) > state_size:
+            raise UserError(
+                f"a zone of {len(zone.low)} numbers lies in no state of {state_size} numbers"
+            )
 
 
 def inside(where: Tensor, zone: Zone) -> Tensor:

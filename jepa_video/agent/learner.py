@@ -35,7 +35,7 @@ from .bank import Bank
 from .cost import Critic, IntrinsicCost
 from .planners.base import Limits
 from .policy import ReactivePolicy
-from .task import Task
+from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
 
@@ -49,6 +49,7 @@ class AgentLearner(L.LightningModule):
         weights: of its terms while it learns.
         goal: whether there are goals.
         norm: longest action; None where each number has its own limits alone.
+        zones: boxes to keep out of, for the term `zone`.
         source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
             cost and critic through the world model), `data` (actions of memory, by relabelling:
             the goal is where they led).
@@ -73,6 +74,7 @@ class AgentLearner(L.LightningModule):
         weights: dict[str, float],
         goal: bool,
         norm: float | None = None,
+        zones: tuple[Zone, ...] = (),
         source: Source = "plans",
         correct: float = 0.4,
         planned: int = 128,
@@ -105,7 +107,7 @@ class AgentLearner(L.LightningModule):
         self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
         self.correct, self.planned = correct, planned
         self.intrinsic, self.weights, self.goal = intrinsic, dict(weights), goal
-        self.source: Source = source
+        self.zones, self.source = zones, source
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
         aim = world.state.aim if goal else 0
@@ -197,7 +199,7 @@ class AgentLearner(L.LightningModule):
         count = actions.shape[1]
         now, act = state.repeat_interleave(count, 0), actions.flatten(0, 1)
         aim = None if goal is None else goal.repeat_interleave(count, 0)
-        task, z = Task(aim, self.weights), self._future(now, draw)
+        task, z = Task(aim, self.weights, self.zones), self._future(now, draw)
         total = now.new_zeros(len(now))
         least = torch.full_like(total, torch.inf)
         for step in range(1, self.holds[-1] + 1):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Zone:
@@ -20,11 +22,24 @@ class Zone:
         low: least value of each of the first numbers of a state.
         high: largest value of each.
         margin: how far outside of the box the cost begins to rise, in the unit of the state.
+
+    Raises:
+        UserError: this is no box.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     margin: float = 2.0
+
+    def __post_init__(self) -> None:
+        low, high = list(self.low), list(self.high)
+        pairs = list(zip(low, high, strict=False))
+        even = len(low) == len(high) > 0 and all(least <= most for least, most in pairs)
+        if not even or not self.margin >= 0:
+            raise UserError(
+                "a zone has as many numbers in low as in high, none above its pair, and a margin "
+                f"of 0 or more, not low {low}, high {high}, margin {self.margin}"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,9 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --policy NAME[,NAME]      random, explore, straight, scripted (expert is the same), and of a
                             checkpoint mode1, mode2 or auto; auto if a checkpoint alone is given
   --checkpoint RUN[,RUN]    agents: several are several training seeds, a row each and one for all
+  --cost '{goal: 1, zone: 5}' --zones '[{low: [8, 30], high: [20, 45]}]'
+                            another cost than the agent's own, and boxes of the environment's state
+                            to keep out of; mode2 follows it, and auto then plans every decision
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which
@@ -52,6 +55,7 @@ class _Asked:
     policies: list[str]
     beside: list[str]
     checkpoints: list[str]
+    cost: dict[str, Any]  # what is given in place of the agents' own: weights, zones
 
 
 def run(words: list[str]) -> int:
@@ -80,6 +84,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
 
     from jsonargparse import ArgumentParser
 
+    from ..agent.task import Zone
     from .environments import add_settings
 
     parser = ArgumentParser(prog="jepa-video agent eval", exit_on_error=False, add_help=False)
@@ -87,6 +92,8 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--env", type=str, help="an environment by its id")
     parser.add_argument("--policy", type=str | None, help="who plays")
     parser.add_argument("--checkpoint", type=str | None, help="agents, one for each training seed")
+    parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
+    parser.add_argument("--zones", type=list[Zone] | None, help="boxes to keep out of")
     parser.add_argument("--beside", type=str | None, help="who stands beside")
     parser.add_argument("--episodes", type=int, default=200, help="held-out episodes")
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
@@ -137,7 +144,19 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
     if checkpoints and not trained:
         raise UserError(f"--checkpoint needs a --policy of {', '.join(AGENT)}")
     settings = {name: getattr(config, name) for name in names}
-    return _Asked(config, settings, policies, beside, checkpoints)
+    return _Asked(config, settings, policies, beside, checkpoints, _cost(config, checkpoints))
+
+
+def _cost(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
+    """What is given in place of the agents' own cost, as `Agent.load` takes it."""
+    from ..agent.task import Zone
+
+    told: dict[str, Any] = {} if config.cost is None else {"weights": dict(config.cost)}
+    if config.zones is not None:
+        told["zones"] = [Zone(**vars(zone)) for zone in config.zones]
+    if told and not checkpoints:
+        raise UserError("--cost and --zones are for agents: give --checkpoint RUN")
+    return told
 
 
 def _listed(names: str | None) -> list[str]:
@@ -176,6 +195,8 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "seed": config.seed,
         "tasks": config.tasks or "held-out seeds",
         "to_the_end": to_the_end,
+        "cost": config.cost,
+        "zones": [asdict(zone) for zone in asked.cost.get("zones", [])],
         "command": shlex.join(["jepa-video", "agent", "eval", *words]),
     }
     summary, paths = write_evaluation(
@@ -214,17 +235,17 @@ def _of_policy(name: str, asked: _Asked, beside: bool) -> list[Any]:
     return [
         Contestant(f"{name} {Path(path).name}" if several else name, name, maker, path)
         for path in asked.checkpoints
-        for maker in [_loader(path, name, asked.config.device)]
+        for maker in [_loader(path, name, asked)]
     ]
 
 
-def _loader(path: str, mode: str, device: str) -> Any:
+def _loader(path: str, mode: str, asked: _Asked) -> Any:
     """What loads an agent for an environment."""
     from ..agent.agent import Agent
     from .encoders import named_device
 
     def load(env: Any) -> Any:
-        return Agent.load(Path(path), env, mode, named_device(device))
+        return Agent.load(Path(path), env, mode, named_device(asked.config.device), **asked.cost)
 
     return load
 

@@ -15,6 +15,8 @@ policy (mode 1) that is distilled from the best of many imagined plans. The resu
   --learn.candidates N      plans that are tried in each state
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
   --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone
+  --zones '[{low: [8, 30], high: [20, 45]}]'
+                            boxes of the environment's state to keep out of, for the term zone
   --search.horizon N, --search.samples N, --search.iterations N
                             how mode 2 plans
   --norm LENGTH             longest action; memory may hold few of the longest that can be taken

@@ -13,9 +13,9 @@ from jsonargparse import ArgumentParser
 from ..agent.actor import Search, planner_of
 from ..agent.agent import FOLDER, Mind, save_agent
 from ..agent.bank import BankData, encoded
-from ..agent.cost import IntrinsicCost
+from ..agent.cost import IntrinsicCost, refuse_cost
 from ..agent.learner import AgentLearner
-from ..agent.task import Task
+from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
@@ -40,8 +40,9 @@ def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
     parser = run_parser("agent fit")
     parser.add_argument("--checkpoint", type=str | None, help="a run of jepa-video world")
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
+    parser.add_argument("--zones", type=list[Zone], default=[], help="boxes to keep out of")
     parser.add_argument("--norm", type=float | None, help="longest action; the env's if None")
-    skip = {"world", "intrinsic", "weights", "goal", "norm"}
+    skip = {"world", "intrinsic", "weights", "goal", "norm", "zones"}
     parser.add_class_arguments(AgentLearner, "learn", skip=skip, instantiate=False)
     parser.add_class_arguments(Search, "search")
     add_room_options(parser, BankData, "learn", "checkpoints")  # --checkpoint is the world
@@ -73,6 +74,8 @@ class AgentJob(TrainingJob):
         goal, norm = _of_environment(facts.env, facts.settings)
         norm = self._norm(norm)
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
+        zones = tuple(self.made.zones)
+        refuse_cost(weights, zones, goal, facts.state_size)
         device = self.device
         encoded(self.world.to(device), episodes, self.data.bank, device)
         reach = stride(map(self.world.state.moving, self.data.bank.states))
@@ -89,25 +92,16 @@ class AgentJob(TrainingJob):
             search=self.made.search,
             hidden=self.made.learn.hidden,
             members=self.made.learn.members,
+            zones=zones,
             norm=norm,
         )
         intrinsic = IntrinsicCost(self.mind.reach, self.world.state.aim, self.world.read)
         settings = dict(vars(self.made.learn))
         self.module = AgentLearner(
-            self.world, intrinsic, self.mind.weights, goal, norm=norm, **settings
+            self.world, intrinsic, self.mind.weights, goal, norm=norm, zones=zones, **settings
         )
         self.module.scale_to(*self.data.bank.moments())
-        self._judged(intrinsic)
-
-    def _judged(self, intrinsic: IntrinsicCost) -> None:
-        """Say what cannot be judged or searched, before anything is learned."""
-        facts, mind, bank = self.world.facts, self.mind, self.data.bank
-        if not any(mind.weights.values()):
-            raise UserError("cost gives no term a weight other than 0: there is nothing to learn")
-        planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
-        state = bank.states[0][:1].to(self.device)
-        action = bank.actions[0][:1].to(self.device)
-        intrinsic.terms(state, action, Task(state if mind.goal else None, mind.weights))
+        planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
 
     def _norm(self, known: float | None) -> float | None:
         """The longest action that is planned with: shorter than the environment's where asked for.

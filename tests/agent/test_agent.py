@@ -363,6 +363,47 @@ def test_a_search_of_ones_own_takes_the_place_of_the_runs(run):
     assert Agent.load(run).mind.search == Search(3, 8, 2, 4)
 
 
+EVERYWHERE = (Zone((-1e9, -1e9), (1e9, 1e9)),)
+
+
+def test_another_cost_is_followed_without_training(run):
+    usual = Agent.load(run, mode="auto")
+    told = {"weights": {"goal": 2.0, "zone": 3.0}, "zones": EVERYWHERE}
+    other = Agent.load(run, mode="auto", **told)
+    for one in (usual, other):
+        one.reset([1, 2])
+        one.act(pictures(2)[0])
+    terms = other.explain().terms
+    assert set(terms) == {"goal", "zone", "critic"} == {*usual.explain().terms, "zone"}
+    steps = sum(usual.mind.discount**k for k in range(3))
+    np.testing.assert_allclose(terms["zone"], 3 * steps, rtol=1e-5)
+    # The policy learned to follow the other one, and what its doubts mean is of that too.
+    assert other.explain().mode == ["mode2"] * 2
+    assert usual.mind.weights == {"goal": 1.0} and usual.configurator.threshold == 0
+    with pytest.raises(UserError, match="mode1 acts as it learned to: another cost needs mode2"):
+        Agent.load(run, mode="mode1", **told)
+    assert Agent.load(run, mode="mode1", weights={"goal": 1.0}).mode == "mode1"  # the same cost
+
+
+def test_effort_that_costs_makes_plans_shorter(run):
+    shows = pictures(3, steps=4)
+    lengths = []
+    for effort in (0.0, 100.0):
+        one = Agent.load(run, mode="mode2", weights={"goal": 1.0, "effort": effort})
+        lengths.append(np.abs(played(one, shows, SEEDS)).mean())
+    assert lengths[1] < 0.6 * lengths[0]
+
+
+def test_zones_of_a_run_are_kept_unless_the_cost_has_none(run):
+    first = Agent.load(run, weights={"goal": 1.0, "zone": 1.0}, zones=EVERYWHERE).mind
+    model = load_world(run)
+    assert first.asked({"zone": 2.0}, None, model).zones == EVERYWHERE
+    assert first.asked({"goal": 2.0}, None, model).zones == ()
+    assert first.asked(None, None, model) is first
+    with pytest.raises(UserError, match="zones count by the cost zone"):
+        first.asked({"goal": 2.0}, EVERYWHERE, model)
+
+
 def test_a_world_alone_plans_without_a_critic(tmp_path):
     save_world(scattered(world()), {"encoder": ENCODER}, tmp_path / "world")
     (tmp_path / "summary.json").write_text(json.dumps({"reach": 1.5}))

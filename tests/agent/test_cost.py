@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa_video.agent.cost import Critic, IntrinsicCost, WorldCost, inside
+from jepa_video.agent.cost import Critic, IntrinsicCost, WorldCost, inside, refuse_cost
 from jepa_video.agent.task import Situation, Task, Zone
 from jepa_video.errors import UserError
 from tests.agent.tiny_agent import moving_world
@@ -96,6 +96,41 @@ def test_a_zone_costs_1_inside_and_nothing_from_the_margin_on():
     assert inside(where, zone).tolist() == list(places.values())
     sharp = inside(torch.tensor([[2.0, 1.0], [2.1, 1.0]]), Zone((0.0, 0.0), (2.0, 4.0), 0.0))
     assert sharp.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin"),
+    [((), (), 1), ((1,), (1, 2), 1), ((0, 3), (1, 2), 1), ((0,), (1,), -1), ((0,), (math.nan,), 1)],
+)
+def test_what_is_no_box_is_refused(low, high, margin):
+    with pytest.raises(UserError, match="a zone has as many numbers in low as in high"):
+        Zone(low, high, margin)
+
+
+BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
+
+
+@pytest.mark.parametrize(
+    ("weights", "zones", "goal", "size", "told"),
+    [
+        ({"sped": 1.0}, (), True, 2, "there is no cost 'sped'; there are goal, distance"),
+        ({"goal": 0.0}, (), True, 2, "no term a weight other than 0"),
+        ({"goal": 1.0}, (), False, 2, "the cost goal needs a goal"),
+        ({"effort": 1.0, "distance": 1.0}, (), False, 2, "the cost distance needs a goal"),
+        ({"zone": 1.0}, (), True, 2, "the cost zone needs boxes"),
+        ({"goal": 1.0}, BOX, True, 2, "zones count by the cost zone"),
+        ({"goal": 1.0, "zone": 0.0}, BOX, True, 2, "zones count by the cost zone"),
+        ({"zone": 1.0}, BOX, True, 1, "a zone of 2 numbers lies in no state of 1 numbers"),
+    ],
+)
+def test_a_cost_that_cannot_be_told_is_refused(weights, zones, goal, size, told):
+    with pytest.raises(UserError, match=told):
+        refuse_cost(weights, zones, goal, size)
+
+
+def test_a_cost_that_can_be_told_is_taken():
+    refuse_cost({"goal": 1.0, "distance": 0.0, "zone": 2.0}, BOX, True, 2)
+    refuse_cost({"reward": 1.0, "goal": 0.0}, (), False, 0)
 
 
 def test_zones_add_up(cost):

@@ -396,6 +396,13 @@ def test_without_success_there_is_the_return(tmp_path, monkeypatch):
             ["--env", "TwoRooms", "--tasks", "eb", "--budget", "9"],
             "--tasks eb has budget 200, not 9",
         ),
+        (["--env", "Rooms", "--cost", "{goal: 1}"], "--cost and --zones are for agents"),
+        (["--env", "Rooms", "--zones", "[{low: [1], high: [2]}]"], "are for agents"),
+        (["--env", "Rooms", "--checkpoint", "a", "--zones", "[{low: [1]}]"], "high"),
+        (
+            ["--env", "Rooms", "--checkpoint", "a", "--zones", "[{low: [1], high: [0]}]"],
+            "a zone has as many numbers in low as in high",
+        ),
         (["--env", "Rooms", "--layouts", "seen"], "there is no option --layouts"),
         (["--env", "Rooms", "--name", "a/b"], "is not a plain name"),
     ],

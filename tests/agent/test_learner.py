@@ -15,6 +15,7 @@ from jepa_video.agent.bank import Bank
 from jepa_video.agent.cost import IntrinsicCost
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.policy import ReactivePolicy
+from jepa_video.agent.task import Zone
 from jepa_video.errors import UserError
 from jepa_video.models.state import VectorState
 from jepa_video.training.target import ema_update
@@ -312,6 +313,20 @@ def test_no_target_is_above_what_memory_lived():
     free = seen["cost"]
     learner.training_step({**given, "ahead": torch.zeros(len(given["ahead"]), dtype=int)}, 0)
     assert free > 0.5 and seen["cost"] <= 1e-6
+
+
+def test_what_it_learns_keeps_out_of_zones():
+    """The outcome of a step into a box costs the box more than one that stays out of it."""
+    world = moving_world(STEP, action_size=1)
+    intrinsic = IntrinsicCost(0.05, 1, lambda states, name: states.flatten(-2))
+    made = [
+        on_trainer(AgentLearner(world, intrinsic, {"zone": 5.0}, False, 1.0, zones, holds=(1,)))
+        for zones in ((), (Zone((0.9 * STEP,), (2 * STEP,), 0.0),))
+    ]
+    made[1].target.load_state_dict(made[0].target.state_dict())
+    actions, draw = torch.tensor([[[1.0], [-1.0]]]), torch.Generator()
+    free, kept = (one.outcome(torch.zeros(1, 1, 1), None, actions, draw)[0] for one in made)
+    torch.testing.assert_close(kept - free, torch.tensor([5.0, 0.0]))
 
 
 def test_the_outcome_of_a_plan_is_the_least_over_how_long_it_is_held():
