@@ -324,7 +324,7 @@ def test_a_world_with_a_latent_becomes_an_agent_that_acts(episodes: Path, tmp_pa
 
 
 def test_a_world_that_feels_is_played_learned_from_and_played(
-    episodes: Path, tmp_path: Path
+    episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["world", "--data.root", str(episodes), *WORLD, *TINY, "--trainer.max_steps", "2"]
     words += ["--model.felt", "[y]", "--runs", str(tmp_path), "--name", "felt"]
@@ -339,8 +339,15 @@ def test_a_world_that_feels_is_played_learned_from_and_played(
         assert main([*words, "--device", "cpu", "--out", str(tmp_path / f"of-{run}")]) == 0
         told = json.loads((tmp_path / f"of-{run}" / "summary.json").read_text())
         assert [row["name"] for row in told["rows"]] == modes.split(",")
-    words = ["collect", "--env", "TwoRooms", "--budget", "4", "--policy", str(tmp_path / "agent")]
+    words = ["collect", "--env", "TwoRooms", "--budget", "8", "--policy", str(tmp_path / "agent")]
     assert main([*words, "--episodes", "2", "--out", str(tmp_path / "own")]) == 0
+    # Memory that tells other numbers cannot be felt.
+    info = json.loads((tmp_path / "own" / "meta" / "info.json").read_text())
+    info["features"]["observation.state"]["names"] = ["y", "x"]
+    (tmp_path / "own" / "meta" / "info.json").write_text(json.dumps(info))
+    words = ["agent", "fit", "--checkpoint", str(tmp_path / "felt"), *FIT]
+    assert main([*words, "--data.root", str(tmp_path / "own"), "--runs", str(tmp_path)]) == 2
+    assert "tells y, x of a state and" in capsys.readouterr().err
 
 
 BOXES = "[{low: [8, 8], high: [20, 20], margin: 1}, {low: [40], high: [44]}]"
@@ -461,7 +468,30 @@ def test_what_cannot_run_is_told_in_a_sentence(
 def test_memory_of_other_actions_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words = ["agent", "fit", "--checkpoint", str(world), *FIT, "--runs", str(tmp_path / "runs")]
     collect("Pendulum", "random", 2, tmp_path / "swings", settings={"budget": 5})
-    words = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(tmp_path / "swings")]
-    assert main([*words, *FIT, "--runs", str(tmp_path / "runs")]) == 2
-    assert "has actions of 1 numbers" in capsys.readouterr().err
+    nobodys(tmp_path / "swings")
+    assert main([*words, "--data.root", str(tmp_path / "swings")]) == 2
+    told = f"has actions of 1 numbers and {world} takes 2 numbers\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
+def nobodys(folder: Path) -> None:
+    """Episodes that do not tell their environment, as those of others."""
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    info["jepa_video"]["env"] = None
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+
+
+def test_memory_of_another_environment_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "maze"
+    words = ["agent", "fit", "--checkpoint", str(world), *FIT, "--trainer.max_steps", "2"]
+    words += ["--runs", str(tmp_path / "runs"), "--name", "maze", "--data.root", str(folder)]
+    collect("Rooms", "random", 4, folder, settings={"budget": 8})
+    assert main(words) == 2
+    told = f"{folder} has episodes of Rooms and {world} was trained on TwoRooms\n"
+    assert capsys.readouterr().err.endswith(told) and not (tmp_path / "runs").exists()
+    nobodys(folder)  # what tells no environment may fit
+    assert main(words) == 0

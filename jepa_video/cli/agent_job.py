@@ -19,6 +19,7 @@ from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
+from ..data.episodes import Facts
 from ..envs.registry import make_batch
 from ..errors import UserError
 from ..evaluation.attempt import attempt
@@ -63,14 +64,7 @@ class AgentJob(TrainingJob):
         self.world = load_world(self.config.checkpoint)
         facts = self.world.facts
         episodes = self.data.open(self.world.encoder.image)
-        if (episodes.facts.action_size, episodes.facts.discrete) != (
-            facts.action_size,
-            facts.discrete,
-        ):
-            raise UserError(
-                f"{self.data.root} has actions of {episodes.facts.action_size} numbers and "
-                f"{self.config.checkpoint} takes {facts.action_size}"
-            )
+        self._of_one_kind(episodes.facts)
         goal, norm = _of_environment(facts.env, facts.settings)
         norm = self._norm(norm)
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
@@ -102,6 +96,27 @@ class AgentJob(TrainingJob):
         )
         self.module.scale_to(*self.data.bank.moments())
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
+
+    def _of_one_kind(self, memory: Facts) -> None:
+        """Say it where memory is not of what the world model was trained on."""
+        root, checkpoint, facts = self.data.root, self.config.checkpoint, self.world.facts
+        if None not in (memory.env, facts.env) and memory.env != facts.env:
+            raise UserError(
+                f"{root} has episodes of {memory.env} and {checkpoint} was trained on {facts.env}"
+            )
+        if (memory.action_size, memory.discrete) != (facts.action_size, facts.discrete):
+            kinds = ("numbers", "kinds")
+            raise UserError(
+                f"{root} has actions of {memory.action_size} {kinds[memory.discrete]} and "
+                f"{checkpoint} takes {facts.action_size} {kinds[facts.discrete]}"
+            )
+        if self.world.felt and memory.state_names != facts.state_names:
+            told = [
+                ", ".join(names) or "nothing" for names in (memory.state_names, facts.state_names)
+            ]
+            raise UserError(
+                f"{root} tells {told[0]} of a state and {checkpoint} feels some of {told[1]}"
+            )
 
     def _norm(self, known: float | None) -> float | None:
         """The longest action that is planned with: shorter than the environment's where asked for.
