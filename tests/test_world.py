@@ -350,6 +350,23 @@ def test_a_world_that_feels_is_played_learned_from_and_played(
     assert "tells y, x of a state and" in capsys.readouterr().err
 
 
+def test_with_one_network_auto_always_plans_and_it_is_said_before(
+    world: Path, episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(episodes), *FIT]
+    words += ["--trainer.max_steps", "4", "--runs", str(tmp_path), "--name"]
+    assert main([*words, "one", "--learn.members", "1"]) == 0
+    said = "one network has no doubt, so that mode auto will always plan"
+    assert said in capsys.readouterr().out
+    play = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--beside", "none"]
+    play += ["--episodes", "2", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main([*play, "--checkpoint", str(tmp_path / "one")]) == 0
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
+    assert (row["name"], row["modes"]) == ("auto", {"mode2": 1.0})
+    assert main([*words, "two", "--learn.members", "2"]) == 0
+    assert said not in capsys.readouterr().out
+
+
 BOXES = "[{low: [8, 8], high: [20, 20], margin: 1}, {low: [40], high: [44]}]"
 
 

@@ -122,7 +122,8 @@ class Agent:
         world: frozen.
         mind: plain values.
         critic, policy: trained by `agent fit`; None where there was none.
-        mode: `mode1`, `mode2` or `auto`.
+        mode: `mode1`, `mode2`, or `auto`: as mode 2 where the critic's networks disagree, else as
+            mode 1; with one network, or none, it always plans.
         device: where it computes.
     """
 
@@ -152,7 +153,8 @@ class Agent:
             if mode == "mode1":
                 raise UserError("this checkpoint has no policy: mode1 needs a run of agent fit")
             return Fixed("mode2")
-        if mode == "auto" and self.critic is not None:
+        # One network has nobody to disagree with: without a doubt to go by, auto always plans.
+        if mode == "auto" and self.critic is not None and len(self.critic.members) > 1:
             return Doubtful(self.critic, self.mind.doubt)
         return Fixed("mode1" if mode == "mode1" else "mode2")
 

@@ -58,7 +58,7 @@ class AgentLearner(L.LightningModule):
         candidates: actions that are tried in each of them.
         holds: for how many steps each is held; a plan of several steps carries costs further.
         hidden: width of critic and policy.
-        members: networks of the critic.
+        members: networks of the critic; with one alone mode auto has no doubt and always plans.
         discount: of each step.
         momentum: of the target network.
         learning_rate: peak.

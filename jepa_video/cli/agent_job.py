@@ -33,6 +33,7 @@ from .options import add_room_options, run_parser
 from .training_job import TrainingJob
 
 STEPS = 7000
+ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
 DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
 
 
@@ -152,7 +153,9 @@ class AgentJob(TrainingJob):
         module, bank = self.module, self.data.bank
         sizes = [millions(part.parameters()) for part in (module.critic, module.policy)]
         cost = ", ".join(f"{weight:g} {name}" for name, weight in self.mind.weights.items())
+        alone = [] if self.mind.members > 1 else [ONE_NETWORK]
         return [
+            *alone,
             f"run       {parts.run.path}",
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
             f"critic    {sizes[0]}; policy {sizes[1]}, from {module.source}; cost: {cost}",
