@@ -1,8 +1,10 @@
 """`jepa-video world` and `agent fit` as a person meets them: runs, resumes, results, refusals."""
 
 import csv
+import html
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -365,6 +367,37 @@ def test_with_one_network_auto_always_plans_and_it_is_said_before(
     assert (row["name"], row["modes"]) == ("auto", {"mode2": 1.0})
     assert main([*words, "two", "--learn.members", "2"]) == 0
     assert said not in capsys.readouterr().out
+
+
+def lines_to_run(told: str) -> list[list[str]]:
+    """The commands that a text tells to run next."""
+    lines = [line.strip() for line in told.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("jepa-video agent eval")]
+
+
+def test_the_lines_that_are_printed_work_as_they_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the environment is not set as usual, and the place has a long name."""
+    runs = tmp_path / ("a name with spaces " * 5 + "in it")
+    settings = {"budget": 20, "layouts": "fixed", "repeat": 2, "stack": 2}
+    collect("TwoRooms", "explore", 12, tmp_path / "rooms", settings=settings)
+    data = ["--data.root", str(tmp_path / "rooms"), "--trainer.max_steps", "2", "--runs", str(runs)]
+    capsys.readouterr()
+    assert main(["world", *data, *WORLD, *TINY, "--name", "rooms"]) == 0
+    of_world = lines_to_run(capsys.readouterr().out)
+    fit = ["agent", "fit", "--checkpoint", str(runs / "rooms"), *data, *FIT, "--name", "agent"]
+    assert main(fit) == 0
+    of_agent = lines_to_run(capsys.readouterr().out)
+    assert len(of_world) == len(of_agent) == 1
+    for number, words in enumerate((*of_world, *of_agent)):
+        out = tmp_path / str(number)
+        assert main([*words, "--episodes", "2", "--budget", "4", "--out", str(out)]) == 0
+        told = json.loads((out / "summary.json").read_text())["settings"]
+        assert (told["layouts"], told["repeat"], told["stack"]) == ("fixed", 2, 2)
+    for run in ("rooms", "agent"):  # the pages tell the same
+        page = html.unescape((runs / run / "report.html").read_text())
+        assert "jepa-video agent eval --env TwoRooms --stack 2 --repeat 2 --layouts fixed" in page
 
 
 BOXES = "[{low: [8, 8], high: [20, 20], margin: 1}, {low: [40], high: [44]}]"

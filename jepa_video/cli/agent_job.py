@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
 from ..data.episodes import Facts
-from ..envs.registry import make_batch
+from ..envs.registry import env_words, make_batch
 from ..errors import UserError
 from ..evaluation.attempt import attempt
 from ..evaluation.report import write_report
@@ -170,6 +171,7 @@ class AgentJob(TrainingJob):
             "steps": parts.trainer.global_step,
             "seed": self.config.seed,
             "env": self.world.facts.env,
+            "settings": self.world.facts.settings,
             "states_per_second": pairs,
             "data_wait": wait,
             "episodes": len(self.data.bank.states),
@@ -193,10 +195,10 @@ class AgentJob(TrainingJob):
         screen = self.screen
         screen.print(f"\n{parts.trainer.global_step} steps in {minutes:.1f} min")
         screen.print(f"report    {run.report}\nagent     {run.path / FOLDER}\n")
-        env = self.world.facts.env or "ID"
-        screen.print(
-            f"  jepa-video agent eval --env {env} --policy mode1,mode2 --checkpoint {run.path}\n"
-        )
+        facts, path = self.world.facts, shlex.quote(str(run.path))
+        env = env_words(facts.env, facts.settings)
+        line = f"  jepa-video agent eval {env} --policy mode1,mode2 --checkpoint {path}\n"
+        screen.print(line, markup=False, soft_wrap=True)  # it can be copied
         screen.print("  from jepa_video import Agent", markup=False)
         screen.print(f'  agent = Agent.load("{run.path}")', markup=False)
 

@@ -157,6 +157,7 @@ class WorldJob(TrainingJob):
             "steps": parts.trainer.global_step,
             "seed": self.config.seed,
             "env": self.data.facts.env,
+            "settings": self.data.facts.settings,
             "windows_per_second": clips,
             "data_wait": wait,
             "episodes": len(self.data.train),

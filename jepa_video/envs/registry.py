@@ -10,6 +10,8 @@ Importing this module imports no environment.
 from __future__ import annotations
 
 import inspect
+import json
+import shlex
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
@@ -91,6 +93,26 @@ def all_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
     takes = inspect.signature(maker).parameters
     own = {n: told.default for n, told in takes.items() if n not in ("batch", *fixed)}
     return {**own, **given}
+
+
+def env_words(id: str | None, settings: dict[str, Any]) -> str:
+    """The options of a command line that name an environment: `--env` and what is set in it.
+
+    What is as usual is left out, and so is the budget: that of episodes to learn from says for how
+    long somebody explored, and whoever is judged has the environment's own.
+    """
+    if id is None:
+        return "--env ID"
+    try:
+        usual = json.loads(json.dumps(all_settings(id, {})))
+    except UserError:  # where its package is not installed
+        usual = {}
+    own = [
+        f"--{name} {shlex.quote(str(value))}"
+        for name, value in settings.items()
+        if name != "budget" and value != usual.get(name)
+    ]
+    return " ".join([f"--env {shlex.quote(id)}", *own])
 
 
 def need_gymnasium() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.episode_module import EpisodeDataModule
+from ..envs.registry import env_words
 from ..interop.weights import save_encoder
 from ..training.foresight import foresight
 from ..training.run import Run
@@ -61,8 +63,9 @@ def last_screen(run: Run, summary: dict[str, Any], screen: Console, started: flo
     screen.print(f"{summary['steps']} steps in {minutes:.1f} min, {speed}")
     screen.print(f"\nreport    {run.report}\nnumbers   {run.path / 'summary.json'}")
     screen.print(f"model     {run.path / 'world'}\n")
-    env = summary["env"] or "ID"
-    screen.print(f"  jepa-video agent eval --env {env} --policy mode2 --checkpoint {run.path}\n")
+    env, path = env_words(summary["env"], summary["settings"]), shlex.quote(str(run.path))
+    line = f"  jepa-video agent eval {env} --policy mode2 --checkpoint {path}\n"
+    screen.print(line, markup=False, soft_wrap=True)  # it can be copied
     screen.print("  from jepa_video import load_world", markup=False)
     screen.print(f'  world = load_world("{run.path}")', markup=False)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from ..envs.registry import env_words
 from .charts import Series, line_chart, number
 from .page import missing, note, paragraph, section, table
 from .runfiles import RunFiles, finite
@@ -193,7 +194,7 @@ def world_use(files: RunFiles) -> str:
     env, root = _env(files), (files.settings.get("data") or {}).get("root", "EPISODES")
     commands = (
         f"jepa-video agent fit --checkpoint {files.name} --data.root {root}\n"
-        f"jepa-video agent eval --env {env} --policy mode2 --checkpoint {files.name}\n"
+        f"jepa-video agent eval {env} --policy mode2 --checkpoint {files.name}\n"
     )
     next_ = paragraph("An agent around it, with a critic and a policy; or planning as it is:")
     parts = [f"<pre>{escape(code)}</pre>", next_, f"<pre>{escape(commands)}</pre>"]
@@ -201,7 +202,8 @@ def world_use(files: RunFiles) -> str:
 
 
 def _env(files: RunFiles) -> str:
-    return str((files.summary or {}).get("env") or "ID")
+    told = files.summary or {}
+    return env_words(told.get("env"), told.get("settings") or {})
 
 
 ABOUT_WORLD: Final = (
@@ -261,9 +263,7 @@ def agent_use(files: RunFiles) -> str:
         text = "The folder agent/ is written when the training ends: nothing to play yet."
         return section("use", "Play it", missing(text), *resume_lines(files))
     env = _env(files)
-    command = (
-        f"jepa-video agent eval --env {env} --policy mode1,mode2,auto --checkpoint {files.name}\n"
-    )
+    command = f"jepa-video agent eval {env} --policy mode1,mode2,auto --checkpoint {files.name}\n"
     code = (
         "from jepa_video import Agent\nfrom jepa_video.envs import make_batch\n\n"
         f'env = make_batch("{env}", 4)\n'
