@@ -45,18 +45,27 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.states: list[Tensor] = []  # T P D each
         self.actions: list[Tensor] = []  # T-1 A each
         self.rewards: list[Tensor] = []  # T-1 each
+        self.terminated: list[Tensor] = []  # T-1 each, bool
         self._where: Tensor | None = None
 
-    def add(self, states: Tensor, actions: Tensor, rewards: Tensor) -> None:
-        """One episode: `T P D`, `T-1 A`, `T-1`."""
+    def add(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        terminated: Tensor | None = None,
+    ) -> None:
+        """One episode: `T P D`, `T-1 A`, `T-1`, bool `T-1`; without the last it was truncated."""
         self.states.append(states)
         self.actions.append(actions)
         self.rewards.append(rewards)
+        never = torch.zeros(len(rewards), dtype=torch.bool)
+        self.terminated.append(never if terminated is None else terminated)
         self._where = None
 
     def drop(self, count: int) -> None:
         """Forget the oldest episodes, all but `count`."""
-        for part in (self.states, self.actions, self.rewards):
+        for part in (self.states, self.actions, self.rewards, self.terminated):
             del part[: max(len(part) - count, 0)]
         self._where = None
 
@@ -76,6 +85,7 @@ class Bank(Dataset[dict[str, Tensor]]):
             episode = torch.repeat_interleave(torch.arange(len(lengths)), lengths - 1)
             self._flat = torch.cat(self.states)
             self._acts, self._gains = torch.cat(self.actions), torch.cat(self.rewards)
+            self._ends = torch.cat(self.terminated)
             self._first, self._lengths, self._where = first[episode], lengths[episode], steps
         return self._where, self._first, self._lengths, self._flat, self._acts
 
@@ -85,6 +95,7 @@ class Bank(Dataset[dict[str, Tensor]]):
     def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Tensor]:
         """`state`, `goal`, `next` `B P D`, `action` `B A`, `reward` `B`; `ahead` `B`.
 
+        `terminated`, bool `B`, tells where the episode ended of its own: nothing comes after `next`.
         `ahead` tells how many steps after the state memory was at the goal; 0 or less: before it.
         """
         where, first, lengths, flat, actions = self._table()
@@ -102,6 +113,7 @@ class Bank(Dataset[dict[str, Tensor]]):
             "next": flat[row + 1],
             "action": actions[index],
             "reward": self._gains[index],
+            "terminated": self._ends[index],
             "ahead": goal - row,
         }
 
@@ -197,8 +209,8 @@ def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.d
         states = block[first : first + len(found)]
         states.copy_(found)
         first += len(found)
-        actions = torch.from_numpy(np.array(one.actions))[k - 1 :]
-        bank.add(states, actions, torch.from_numpy(np.array(one.rewards))[k - 1 :])
+        steps = (one.actions, one.rewards, one.terminated)
+        bank.add(states, *(torch.from_numpy(np.array(part))[k - 1 :] for part in steps))
 
 
 @torch.no_grad()

@@ -15,6 +15,9 @@ An episode of T actions has T + 1 rows and frames. The last row is what was seen
     observation.state   float32 S; left out where the environment tells none
     goal_state          float32, the same in all rows; left out where there is no goal
     next.reward         float32, of the action in this row
+    next.terminated     bool: the episode came to an end of its own with the action in this row; an
+                        episode without one was truncated. A folder that was begun without the
+                        column goes on without it
     success             bool, in the state of this row
     valid               bool: an action was taken here
     seed                int64, of the episode
@@ -99,6 +102,8 @@ class Recording:
         for offset, episode in enumerate(episodes):
             number = len(self.rows) + offset
             columns = _columns(episode, number, frame)
+            # A folder that was begun before a column was thought of goes on without it.
+            columns = {name: c for name, c in columns.items() if name in self.info["features"]}
             self._write(number, episode, columns)
             frame += len(episode.frames)
             lines.append(
@@ -207,6 +212,7 @@ def _features(env: BatchEnv) -> dict[str, Any]:
         "observation.state": _feature("float32", size, names),
         "action": action,
         "next.reward": _feature("float32"),
+        "next.terminated": _feature("bool"),
         "success": _feature("bool"),
         "valid": _feature("bool"),
         "seed": _feature("int64"),
@@ -228,10 +234,12 @@ def _columns(episode: Episode, number: int, frame: int) -> dict[str, Column]:
     """All columns of an episode, `n` or `n K`; `frame` is its first row in the dataset."""
     length = len(episode.frames)
     rows = np.arange(length)
+    last_step = rows == length - 2
     last = np.zeros((1, *episode.actions.shape[1:]), episode.actions.dtype)
     columns = {
         "action": np.concatenate([episode.actions, last]),
         "next.reward": np.append(episode.rewards, np.float32(0)),
+        "next.terminated": last_step & episode.terminated,
         "success": episode.success,
         "valid": rows < length - 1,
         "seed": np.full(length, episode.seed, np.int64),

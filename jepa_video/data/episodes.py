@@ -75,6 +75,8 @@ class Trajectory:
         actions: float32 `n-1 A` in [-1, 1].
         states: float32 `n S`.
         rewards: float32 `n-1`.
+        terminated: bool `n-1`: the episode came to an end of its own with this step; where none
+            did, it was truncated, or the dataset does not tell.
         success: bool `n`.
         goal_state: float32, or None.
         seed: of the episode, or None.
@@ -85,6 +87,7 @@ class Trajectory:
     actions: Floats
     states: Floats
     rewards: Floats
+    terminated: npt.NDArray[np.bool_]
     success: npt.NDArray[np.bool_]
     goal_state: Floats | None
     seed: int | None
@@ -167,6 +170,7 @@ class EpisodeSet:
             actions=self.actions[rows][:-1],
             states=self.states[rows],
             rewards=self.rewards[rows][:-1],
+            terminated=self.terminated[rows][:-1],
             success=self.success[rows],
             goal_state=None if goal is None else goal[first].reshape(-1),
             seed=None if seed is None else int(seed[first]),
@@ -228,6 +232,8 @@ class EpisodeSet:
         states = self._rows.get(data.state or "", np.zeros((total, 0)))
         self.states = states.reshape(total, -1).astype(np.float32)
         self.rewards = self._rows.get("next.reward", np.zeros(total)).astype(np.float32)
+        ended = self._rows.get("next.terminated", np.zeros(total))
+        self.terminated: npt.NDArray[np.bool_] = ended.astype(bool)
         self.success = self._solved(total)
 
     def _solved(self, total: int) -> npt.NDArray[np.bool_]:

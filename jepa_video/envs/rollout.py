@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Episode:
         rewards: float32 `T`.
         success: bool `T+1`, in each state.
         goal_state: float32 `S`, or None.
+        terminated: whether it came to an end of its own; else it was truncated, and more would have
+            followed.
     """
 
     seed: int
@@ -36,6 +38,7 @@ class Episode:
     rewards: Array
     success: Array
     goal_state: Array | None
+    terminated: bool = False
 
 
 def seeds_of(base: int, count: int, part: int = TRAIN, first: int = 0) -> list[int]:
@@ -71,14 +74,17 @@ def play(
     log.see(observation, told)
     goals = told.get("goal_state")
     alive, ends = np.ones(env.batch, bool), np.zeros(env.batch, np.int64)
+    over = np.zeros(env.batch, bool)
     while alive.any():
         actions = policy.act(observation)
         observation, rewards, ended, cut, told = env.step(actions)
         log.see(observation, told)
         log.do(actions, rewards)
         ends += alive
+        over |= alive & ended
         alive &= ~(ended | cut)
-    return [log.episode(i, seed, int(ends[i]), goals) for i, seed in enumerate(seeds)]
+    played = [log.episode(i, seed, int(ends[i]), goals) for i, seed in enumerate(seeds)]
+    return [replace(one, terminated=bool(end)) for one, end in zip(played, over, strict=True)]
 
 
 class _Log:

@@ -8,22 +8,34 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
+from pyarrow import parquet
 
 from jepa_video.agent import recording
+from jepa_video.agent.bank import Bank, encoded
 from jepa_video.agent.collect import collect
+from jepa_video.agent.recording import Recording
 from jepa_video.cli import main
 from jepa_video.cli.options import build_parser, parse
 from jepa_video.data.datamodule import VideoDataModule
 from jepa_video.data.decode import has_decord, read_clip
+from jepa_video.data.episodes import EpisodeSet
 from jepa_video.data.lerobot import Dataset, Entry, episode_rows
 from jepa_video.envs import make_batch
 from jepa_video.envs.policies import make_policy
 from jepa_video.envs.rollout import play, seeds_of
+from jepa_video.envs.wrap import Wrapped
 from jepa_video.errors import UserError
+from jepa_video.models.conv import ConvEncoder
+from jepa_video.training.world_model import WorldModel
+from tests.agent.tiny_agent import facts
 
 SHORT = {"budget": 18}
 
@@ -44,6 +56,83 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("episodes") / "rooms"
     collect("TwoRooms", "explore", 10, root, seed=3, batch=4, settings=SHORT)
     return root
+
+
+class Ending(gymnasium.Env):
+    """Counts down: from 3 where the seed is odd, from 99 else; at 0 it is over."""
+
+    observation_space = spaces.Box(-9.0, 9.0, (1,))
+    action_space = spaces.Box(np.float32(-1.0), np.float32(1.0), (1,))
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 3 if seed % 2 else 99
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.full(1, self.left, np.float32), 0.0, self.left == 0, False, {}
+
+    def render(self):
+        return np.full((16, 16, 3), self.left, np.uint8)
+
+
+def endings(root: Path) -> list[int]:
+    """Add two episodes that end after 3 steps and two that are cut after 5; their lengths."""
+    env = Wrapped([Ending() for _ in range(4)], "ending", budget=5, size=16)
+    played = play(env, make_policy("random", env), [1, 2, 3, 4])
+    recording = Recording(root, env, {})
+    with recording.opened():
+        recording.add(played, "random", 0, recording.made("random", 0))
+    assert [one.terminated for one in played] == [True, False, True, False]
+    return [len(one.frames) for one in played]
+
+
+def test_an_end_of_its_own_and_a_cut_are_told_apart(tmp_path: Path) -> None:
+    root = tmp_path / "ends"
+    assert endings(root) == [4, 6, 4, 6]
+    data, episodes = Dataset(root), EpisodeSet(root)
+    for number, entry in enumerate(data.entries()):
+        ends = data.rows(entry)["next.terminated"]
+        assert ends.dtype == bool and len(ends) == entry.length
+        assert np.flatnonzero(ends).tolist() == ([2] if number in (0, 2) else [])
+        told = episodes.episode(number).terminated
+        assert told.shape == (entry.length - 1,) and (told == ends[:-1]).all()
+    # Into the bank: what comes after the last step of the first and third episode is nothing.
+    told = facts(env="ending", action_size=1, state_size=1, state_names=("s",), size=16)
+    for frames in (1, 2):
+        encoder = partial(ConvEncoder, frames=frames, tubelet=frames, channels=4, width=8, image=16)
+        memory = Bank()
+        encoded(WorldModel(told, encoder=encoder).eval(), episodes, memory, torch.device("cpu"))
+        given = memory.__getitems__([(i, 0) for i in range(len(memory))])["terminated"]
+        lost = frames - 1
+        wanted = [*[False] * (2 - lost), True, *[False] * (5 - lost)] * 2
+        assert given.dtype == torch.bool and given.tolist() == wanted
+        memory.drop(1)
+        given = memory.__getitems__([(i, 0) for i in range(len(memory))])["terminated"]
+        assert given.tolist() == [False] * (5 - lost)
+
+
+def test_a_folder_begun_without_that_column_goes_on_without_it(tmp_path: Path) -> None:
+    root = tmp_path / "old"
+    endings(root)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    del info["features"]["next.terminated"]
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    for path in root.rglob("*.parquet"):
+        parquet.write_table(parquet.read_table(path).drop(["next.terminated"]), path)
+    assert not EpisodeSet(root).episode(0).terminated.any()
+    endings(root)
+    schemas = {
+        parquet.read_schema(path).to_string(False, False) for path in root.rglob("*.parquet")
+    }
+    assert len(schemas) == 1 and "next.terminated" not in schemas.pop()
+    after = EpisodeSet(root)
+    assert len(after) == 8 and not any(after.episode(i).terminated.any() for i in range(8))
+    assert (
+        "next.terminated" not in (root / "meta" / "episodes_stats.jsonl").read_text().split("\n")[5]
+    )
 
 
 def test_what_is_read_is_what_was_played_bit_for_bit(folder: Path) -> None:
