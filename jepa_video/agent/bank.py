@@ -95,7 +95,7 @@ class Bank(Dataset[dict[str, Tensor]]):
     def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Tensor]:
         """`state`, `goal`, `next` `B P D`, `action` `B A`, `reward` `B`; `ahead` `B`.
 
-        `terminated`, bool `B`, tells where the episode ended of its own: nothing comes after `next`.
+        `terminated`, bool `B`: the episode ended of its own, and nothing comes after `next`.
         `ahead` tells how many steps after the state memory was at the goal; 0 or less: before it.
         """
         where, first, lengths, flat, actions = self._table()
