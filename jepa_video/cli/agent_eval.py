@@ -21,7 +21,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             FAMILY/NAME as gym/Pendulum-v1
   --budget N --stack N --repeat N ...
                             settings of the environment: steps, frames, actions; its own too, as
-                            --layouts unseen of TwoRooms
+                            --layouts unseen of TwoRooms, or --view 12 of Rooms: pixels that are
+                            seen around the dot
   --policy NAME[,NAME]      random, explore, straight, scripted (expert is the same), and of a
                             checkpoint mode1, mode2 or auto; auto if a checkpoint alone is given
   --checkpoint RUN[,RUN]    agents: several are several training seeds, a row each and one for all

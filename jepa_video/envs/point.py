@@ -15,6 +15,7 @@ import numpy as np
 from jepa_video.envs import paint
 from jepa_video.envs.base import Array
 from jepa_video.envs.geometry import first_hit, free
+from jepa_video.envs.unseen import near
 from jepa_video.envs.world import World, clip_norm
 from jepa_video.errors import UserError
 
@@ -22,6 +23,7 @@ LOW, HIGH = 4.0, 60.0  # the border lines
 REACH: Final = 2.45  # pixels, the longest step
 NEAR: Final = 4.5  # pixels from the goal that count as there
 DOT: Final = 1.3  # pixels, standard deviation of the drawn dot
+DRAWN: Final = 5.0  # pixels from its middle within which all of the dot is
 SIDE: Final = 2.6  # pixels, clearance of starts and goals from walls: twice that
 WALL: Final = 1.0  # pixels on both sides of a wall's middle line
 WALLS, DOTS = (40, 90, 200), (255, 220, 60)
@@ -39,6 +41,13 @@ class PointWorld(World):
         collision: `stay`, as EB-JEPA's training data: a step that would hit is not taken.
             `bounce`, as its environment: the dot is put where it hits, plus normal noise of 0.5
             pixels whose part across the face points away from it, at least 0.3 pixels off.
+        view: pixels along x and along y from the dot to the end of what is seen; the rest has the
+            colour of `unseen.py`. The picture of the goal shows as much around the goal: what would
+            be seen from there. None: all is seen.
+
+    Raises:
+        UserError: another collision, or a view in which the dot's last place may be missing: what
+            is remembered of it would stay.
 
     Subclasses set for the episodes that begin: `boxes` `B K 4`; `doors` `B M 2`, their middles;
     `joins` `B M 2`, the cells on both sides of each (-1: no door); and `lines`, the middle lines of
@@ -60,12 +69,16 @@ class PointWorld(World):
         stack: int = 1,
         repeat: int = 1,
         collision: Collision = "stay",
+        view: float | None = None,
     ) -> None:
         if collision not in ("stay", "bounce"):
             raise UserError(f"collision must be stay or bounce, not {collision!r}")
+        least = DRAWN + REACH * repeat
+        if view is not None and not view >= least:
+            raise UserError(f"view must be {least:g} or more (the dot and its way), not {view}")
         self.noise = 2 if collision == "bounce" else 0
         super().__init__(batch, budget, stack, repeat)
-        self.collision = collision
+        self.collision, self.view = collision, view
         self.boxes = np.zeros((batch, self.walls + len(_BORDER), 4))
         self.boxes[:, self.walls :] = _BORDER
         self.doors = np.zeros((batch, self.openings, 2))
@@ -110,8 +123,10 @@ class PointWorld(World):
         return self.distance() < NEAR
 
     def paint(self, state: Array, which: Array) -> Array:
-        """The dot over the walls."""
+        """The dot over the walls, as far as they are seen."""
         picture = self._ground[which]
+        if self.view is not None:
+            picture = near(picture, state[:, :2], self.view)
         paint.dots(picture, state[:, :2], DOT, DOTS)
         return picture
 

@@ -1,6 +1,7 @@
 """Our own environments: dynamics against statements of their own, walls, chance, baselines."""
 
 import csv
+from time import perf_counter
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,7 @@ from jepa_video.envs.policies import make_policy
 from jepa_video.envs.push import ARM, FINGER, HALF, contact, pushed
 from jepa_video.envs.rollout import HELD_OUT, TRAIN, play, seeds_of
 from jepa_video.envs.two_rooms import EB_STEPS, eb_tasks, held_back
+from jepa_video.envs.unseen import UNSEEN
 from jepa_video.errors import UserError
 from tests.videos import SHARED
 
@@ -278,6 +280,69 @@ def test_the_dot_is_where_the_state_says():
     assert seen["goal"][far].max() == 200
     gx, gy = np.rint(told["goal_state"]).astype(int)
     assert seen["goal"][gy, gx, 0] > 150
+
+
+# -- a part of the scene ---------------------------------------------------------------------------
+
+
+def both(count=16, view=12.0, **settings):
+    """The same episodes, seen as a whole and in part."""
+    envs = make_batch("Rooms", count, **settings), make_batch("Rooms", count, view=view, **settings)
+    return envs, [env.reset(seed=0)[0] for env in envs]
+
+
+@pytest.mark.parametrize("view", [7.45, 12, 20.5])
+def test_what_is_near_is_seen_as_it_is_and_the_rest_has_the_one_colour(view):
+    (whole, part), seen = both(view=view)
+    row, column = np.mgrid[:64, :64]
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 16, 2))
+    for action in actions:
+        for pictures, state in (("pixels", part.state), ("goal", part.goal_state)):
+            x, y = state[:, :1, None], state[:, 1:2, None]
+            close = (np.abs(column - x) <= view) & (np.abs(row - y) <= view)
+            all_, some = (one[pictures] for one in seen)
+            assert (some[close] == all_[close]).all() and (some[~close] == UNSEEN).all()
+            assert not (all_ == UNSEEN).all(axis=-1).any()
+        seen = [env.step(action)[0] for env in (whole, part)]
+    assert (whole.state == part.state).all()
+
+
+def test_the_pictures_of_dot_and_goal_are_whole_in_the_least_view():
+    _, seen = both(view=7.45)
+    for pictures in ("pixels", "goal"):
+        all_, some = (one[pictures].astype(int) for one in seen)
+        dots = all_[..., 0] > 45  # walls have 40
+        assert (all_[dots] == some[dots]).all() and dots.any(axis=(1, 2)).all()
+
+
+def test_a_picture_in_part_is_the_same_alone_and_through_gymnasium():
+    from gymnasium.utils.env_checker import check_env
+
+    check_env(make("Rooms", view=10.0), skip_render_check=True)
+    batch, single = make_batch("Rooms", 3, view=10.0, stack=2), make("Rooms", view=10.0, stack=2)
+    seen, _ = batch.reset(seed=[4, 5, 6])
+    one, _ = single.reset(seed=5)
+    assert (seen["pixels"][1] == one["pixels"]).all() and (seen["goal"][1] == one["goal"]).all()
+
+
+@pytest.mark.parametrize(("view", "repeat"), [(7.4, 1), (9.0, 2), (float("nan"), 1)])
+def test_a_view_that_the_dot_may_leave_in_a_step_is_refused(view, repeat):
+    with pytest.raises(UserError, match=r"view must be (7.45|9.9) or more \(the dot and its way\)"):
+        make_batch("Rooms", 1, view=view, repeat=repeat)
+    make_batch("Rooms", 1, view=9.9, repeat=repeat)
+
+
+def test_to_see_a_part_takes_little_longer():
+    """Best of many rounds of each in turn, so that other work on the machine counts for neither."""
+    envs, _ = both(64, budget=10_000)
+    still, best = np.zeros((64, 2)), [np.inf, np.inf]
+    for _ in range(20):
+        for i, env in enumerate(envs):
+            start = perf_counter()
+            for _ in range(10):
+                env.step(still)
+            best[i] = min(best[i], perf_counter() - start)
+    assert best[1] < 1.3 * best[0]
 
 
 # -- baselines -------------------------------------------------------------------------------------
