@@ -352,6 +352,45 @@ def test_a_world_that_feels_is_played_learned_from_and_played(
     assert "tells y, x of a state and" in capsys.readouterr().err
 
 
+def test_a_world_with_a_memory_becomes_an_agent_with_the_same_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episodes = tmp_path / "episodes"
+    collect("Rooms", "explore", 8, episodes, settings={"budget": 16, "view": 10.0})
+    world = world_words(episodes, tmp_path)
+    for name, options in (("with", ["--memory", "24"]), ("without", [])):
+        assert main([*world, "--name", name, *options]) == 0
+        said = "24 patches of 8 x 8 pixels are remembered" in capsys.readouterr().out
+        assert said == (name == "with")
+    assert [load_world(tmp_path / name).facts.memory for name in ("with", "without")] == [24, 0]
+    weights = [load_world(tmp_path / name).state_dict() for name in ("with", "without")]
+    assert not torch.equal(*(part["dynamics.enter.weight"] for part in weights))
+    for run, options, has in (
+        ("with", [], 24), ("with", ["--memory", "0"], 0), ("without", [], 0),
+        ("without", ["--memory", "9"], 9),
+    ):  # fmt: skip
+        name = f"{run}-{has}"
+        assert main([*fit_words(tmp_path / run, episodes, tmp_path, name), *options]) == 0
+        assert Agent.load(tmp_path / name).mind.memory == has
+    for asked, had in ((None, 24), (0, None), (5, 5)):
+        words = ["agent", "eval", "--env", "Rooms", "--view", "10", "--budget", "4"]
+        words += ["--checkpoint", str(tmp_path / "with-24"), "--episodes", "2", "--beside", "none"]
+        words += [] if asked is None else ["--memory", str(asked)]
+        out = tmp_path / f"out-{asked}"
+        assert main([*words, "--policy", "mode1,mode2", "--out", str(out)]) == 0
+        rows = json.loads((out / "summary.json").read_text())["rows"]
+        assert [row["facts"].get("memory") for row in rows] == [had, had]
+    for part, files in (("with", WORLD_FILES), ("with-24", AGENT_FILES)):  # and after a kill
+        verb = ["world"] if part == "with" else ["agent", "fit"]
+        again = cut_off(tmp_path / part, 4, tmp_path / "again" / part)
+        assert main([*verb, "--resume", str(again)]) == 0
+        same(tmp_path / part, again, files)
+        assert main([*verb, "--resume", str(again), "--memory", "3"]) == 2
+        assert "--memory cannot change in a resumed run (" in capsys.readouterr().err
+    assert main([*world, "--name", "none", "--memory", "-1"]) == 2
+    assert "memory must be 0 or more patches, not -1" in capsys.readouterr().err
+
+
 def test_with_one_network_auto_always_plans_and_it_is_said_before(
     world: Path, episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,11 +30,13 @@ from ..training.world_model import WorldModel
 from .actor import Actor, Search, planner_of
 from .configurator import Configurator, Doubtful, Fixed, Setting
 from .cost import Critic, IntrinsicCost, WorldCost, refuse_cost
+from .memory import Moments
 from .perception import Perception
 from .planners.base import Plan
 from .policy import ReactivePolicy
+from .scene import completion
 from .task import Situation, Task, Zone
-from .world_files import UNFIT, load_world, said
+from .world_files import UNFIT, load_world, reach_of, refuse_other, said
 
 FOLDER: Final = "agent"
 WEIGHTS: Final = "agent.safetensors"
@@ -57,6 +59,7 @@ class Mind:
         doubt: disagreement of the critic above which auto mode plans.
         zones: boxes to keep out of, for the term `zone`.
         norm: longest action; None where each number has its own limits alone.
+        memory: patches of the scene, and moments, that are remembered; 0 for none.
     """
 
     reach: float
@@ -69,6 +72,7 @@ class Mind:
     doubt: float = 0.0
     zones: tuple[Zone, ...] = ()
     norm: float | None = None
+    memory: int = 0
 
     def asked(
         self,
@@ -106,6 +110,9 @@ class Explanation:
         imagined: the present state and the imagined ones, read as the environment's, `B H+1 S`;
             None where the episodes told no states.
         doubt: disagreement of the critic, `B`.
+        remembered: patches of the scene that memory holds, `B`; None without a memory, as are:
+        scene: the picture with what it recalled, uint8 `B H W 3`.
+        recalled: which pixels of it are not seen and were recalled, bool `B H W`.
     """
 
     mode: list[str]
@@ -113,6 +120,9 @@ class Explanation:
     terms: dict[str, Array]
     imagined: Array | None
     doubt: Array
+    remembered: Array | None = None
+    scene: Array | None = None
+    recalled: Array | None = None
 
 
 class Agent:
@@ -125,6 +135,10 @@ class Agent:
         mode: `mode1`, `mode2`, or `auto`: as mode 2 where the critic's networks disagree, else as
             mode 1; with one network, or none, it always plans.
         device: where it computes.
+
+    Attributes:
+        moments: time, state, action and intrinsic cost of the last decisions, as many as
+            `mind.memory`; None before the first one, and without a memory.
     """
 
     def __init__(
@@ -144,7 +158,7 @@ class Agent:
         final = 1.0 if self.critic is None else 0.0
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
-        self.perception = Perception(self.world, self.device)
+        self.perception = Perception(self.world, self.device, mind.memory)
         self.configurator = self._configurator(mode)
         self._begin(0, [])
 
@@ -173,6 +187,7 @@ class Agent:
         self.known: list[Tensor] = []
         self.done: list[Tensor] = []
         self.calls = 0
+        self.moments: Moments | None = None
         self._last: tuple[Setting, Situation, Tensor] | None = None
 
     def act(self, observation: Observation) -> Array:
@@ -190,6 +205,8 @@ class Agent:
         whole = self._decide(setting, situation)
         self._last = (setting, situation, whole)
         actions = whole[:, 0]
+        if self.mind.memory:
+            self._note(state, actions, setting.task)
         self.done = [*self.done, actions][-self.world.dynamics.history :]
         self.time += 1
         return self._given(actions)
@@ -207,6 +224,15 @@ class Agent:
 
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]
+
+    def _note(self, state: Tensor, actions: Tensor, task: Task) -> None:
+        """Write this moment to memory."""
+        if self.moments is None:
+            batch, *shape = state.shape
+            sizes = (shape[0], shape[1]), actions.shape[1]
+            self.moments = Moments(batch, self.mind.memory, *sizes, self.device)
+        cost = self.cost.intrinsic(state, actions, task)
+        self.moments.write(self.time, state, actions, cost)
 
     def _situation(self) -> Situation:
         known = torch.stack(self.known, 1)
@@ -267,6 +293,7 @@ class Agent:
         """Planner and budget, for a table."""
         search = self.mind.search
         told = {"mode": self.mode, "critic": self.critic is not None}
+        told |= {"memory": self.mind.memory} if self.mind.memory else {}
         if self.mode == "mode1":
             return told
         return told | {
@@ -295,7 +322,13 @@ class Agent:
             if setting.task.goal is not None:
                 aimed = self.world.read(setting.task.goal, "state").cpu().numpy()
         modes = ["mode2" if plans else "mode1" for plans in setting.plans.tolist()]
-        return Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy())
+        known = Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy())
+        scene = self.perception.scene
+        if scene is None or scene.store is None:
+            return known
+        known.remembered = scene.store.count.numpy()
+        known.scene, known.recalled = scene.completed.numpy(), scene.recalled.numpy()
+        return known
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -309,6 +342,7 @@ class Agent:
         search: Search | None = None,
         weights: dict[str, float] | None = None,
         zones: Sequence[Zone] | None = None,
+        memory: int | None = None,
     ) -> Agent:
         """The agent of a run of `agent fit`; of a run of `world`, one that plans without a critic.
 
@@ -321,6 +355,7 @@ class Agent:
             weights: of the cost's terms, in place of the run's own.
             zones: boxes to keep out of, in place of the run's own. With another cost than that
                 which the policy was distilled for, `auto` plans every decision.
+            memory: patches of the scene that are remembered, in place of the run's own; 0: none.
 
         Raises:
             UserError: no agent there, another environment, another kind of action, or a cost that
@@ -339,10 +374,12 @@ class Agent:
             norm = getattr(env, "action_norm", None)
             goal = env is None or env.shows_goal
             own = {"goal" if goal else "reward": 1.0}
-            mind = Mind(reach_of(path), own, goal, search=search or FAR, norm=norm)
+            memory = world.facts.memory if memory is None else memory
+            mind = Mind(reach_of(path), own, goal, search=search or FAR, norm=norm, memory=memory)
             return cls(world, mind.asked(weights, zones, world), mode=mode, device=device)
         mind, critic, policy = _read(folder, world)
-        mind = replace(mind, search=search or mind.search)
+        memory = mind.memory if memory is None else memory
+        mind = replace(mind, search=search or mind.search, memory=memory)
         if (told := mind.asked(weights, zones, world)) != mind:
             if mode == "mode1":
                 raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
@@ -364,37 +401,6 @@ def _merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:
         whole(plan.actions, actions), whole(plan.cost, cost), whole(plan.elites, elites),
         plan.evaluations,
     )  # fmt: skip
-
-
-def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
-    """Say it where an environment is not one that a world model can act in.
-
-    Raises:
-        UserError: another id, another kind or number of actions, or another state to feel.
-    """
-    facts = world.facts
-    if facts.env is not None and facts.env != env.id:
-        raise UserError(f"{path} was trained on {facts.env} and cannot act in {env.id}")
-    if (facts.discrete, facts.action_size) != (env.discrete, env.action_size):
-        kinds = ("numbers", "kinds")
-        raise UserError(
-            f"{path} gives actions of {facts.action_size} {kinds[facts.discrete]}; {env.id} takes "
-            f"{env.action_size} {kinds[env.discrete]}"
-        )
-    if world.felt and facts.state_size != env.state_size:
-        raise UserError(
-            f"{path} feels numbers of a state of {facts.state_size}; {env.id} tells "
-            f"{env.state_size}"
-        )
-
-
-def reach_of(path: Path) -> float:
-    """What `world` measured: the distance of states two steps apart."""
-    summary = path / "summary.json"
-    found = read_json(summary).get("reach") if summary.exists() else None
-    if not isinstance(found, float):
-        raise UserError(f"{summary} tells no reach: its run did not finish, or nothing moves")
-    return found
 
 
 def save_agent(mind: Mind, critic: Critic, policy: ReactivePolicy, folder: Path) -> None:
@@ -422,6 +428,7 @@ def _read(folder: Path, world: WorldModel) -> tuple[Mind, Critic, ReactivePolicy
         )
         mind = Mind(**told)
         planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
+        completion(mind.memory)
         with torch.random.fork_rng(devices=[]):
             aim = world.state.aim if mind.goal else 0
             critic = Critic(width, aim, mind.hidden, mind.members)

@@ -20,6 +20,7 @@ from ..data.ledger import Ledger
 from ..data.loader import ExactLoader
 from ..data.notice import Notice
 from ..data.sampler import ClipSampler, Key
+from ..data.shelf import Completion
 from ..distributed import rank, world_size
 from ..errors import UserError
 from ..randomness import CLIP, generator
@@ -158,11 +159,13 @@ class BankData(LightningDataModule):
         self.bank = Bank(seed, near)
         self.episodes: EpisodeSet | None = None
 
-    def open(self, size: int) -> EpisodeSet:
+    def open(self, size: int, completion: Completion | None = None) -> EpisodeSet:
         """The training episodes, with frames of `size` pixels; decoded at the first call."""
         if self.episodes is None:
             with Notice(self.root, "decoding", "episodes") as notice:
-                whole = EpisodeSet(self.root, self.image, size, progress=notice)
+                whole = EpisodeSet(
+                    self.root, self.image, size, progress=notice, completion=completion
+                )
             self.episodes = whole.split(self.val_share)[0].part(self.share, self.seed)
         return self.episodes
 
@@ -205,7 +208,7 @@ def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.d
     block = torch.empty(total, world.state.tokens, world.state.width)
     for index in range(len(episodes)):
         one = episodes.episode(index)
-        found = states_of(world, one.frames, one.states, device)
+        found = states_of(world, one.frames, one.states, device, one.scene)
         states = block[first : first + len(found)]
         states.copy_(found)
         first += len(found)
@@ -214,11 +217,25 @@ def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.d
 
 
 @torch.no_grad()
-def states_of(world: WorldModel, frames: Any, own: Any, device: torch.device) -> Tensor:
-    """The states `n-K+1 P D`, on the CPU, of an episode's frames `n H W 3`."""
-    video = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)
+def states_of(
+    world: WorldModel, frames: Any, own: Any, device: torch.device, scene: Any = None
+) -> Tensor:
+    """The states `n-K+1 P D`, on the CPU, of an episode's frames `n H W 3`.
+
+    Args:
+        world: encodes.
+        frames: as they were seen.
+        own: the true states `n S`.
+        device: where it encodes.
+        scene: the frames as memory completes them, or None.
+    """
+    shown = [frames] if scene is None else [frames, scene]
+    videos = [torch.from_numpy(np.array(part)).permute(0, 3, 1, 2) for part in shown]
     felt, k, parts = torch.from_numpy(np.array(own)), world.encoder.frames, []
-    for start in range(0, len(video) - k + 1, _FRAMES):
+    for start in range(0, len(felt) - k + 1, _FRAMES):
         rows = slice(start, start + _FRAMES + k - 1)
-        parts.append(world.encode(video[None, rows].to(device), felt[None, rows].to(device))[0])
+        video, own, *whole = (
+            part[None, rows].to(device) for part in (videos[0], felt, *videos[1:])
+        )
+        parts.append(world.encode(video, own, *whole)[0])
     return torch.cat(parts).cpu()

@@ -1,5 +1,7 @@
 """Perception: from what an environment shows to the state that the world model moves.
 
+With a memory, what is not seen now is completed from what was seen before (`scene.py`).
+
 Shapes: pixels uint8 `B H W 3`, or `B K H W 3` where the environment stacks; states `B P D`; what is
 felt is float32 `B S` with the environment's state numbers in their places, NaN where not told.
 """
@@ -14,6 +16,7 @@ from ..data.frames import shrink
 from ..envs.base import Array
 from ..errors import UserError
 from ..training.world_model import WorldModel
+from .scene import SceneMemory
 
 
 class Perception:
@@ -22,15 +25,22 @@ class Perception:
     Args:
         world: whose encoder sees.
         device: where it sees.
+        memory: patches of a scene that are remembered; 0 for none.
+
+    Attributes:
+        scene: the memory, or None.
     """
 
-    def __init__(self, world: WorldModel, device: torch.device) -> None:
+    def __init__(self, world: WorldModel, device: torch.device, memory: int = 0) -> None:
         self.world, self.device = world, device
-        self.frames: Tensor | None = None  # B K C H W uint8
+        self.scene = SceneMemory(memory) if memory else None
+        self.reset()
 
     def reset(self) -> None:
-        """Forget all frames: episodes begin."""
-        self.frames = None
+        """Forget all that was seen: episodes begin."""
+        self.seen: list[Tensor] = []  # the last K frames and, with a memory, K completed ones
+        if self.scene is not None:
+            self.scene.reset()
 
     def see(self, pixels: Array, own: Array | None = None) -> Tensor:
         """The state `B P D` now. The first frame stands for those before it.
@@ -43,32 +53,41 @@ class Perception:
                 "this world model feels its own state, which the environment does not tell: load "
                 "the agent with its env, or ask the env to `feel`"
             )
-        new = self._tensor(pixels)  # B C H W
-        k = self.world.encoder.frames
-        if self.frames is None:
-            self.frames = new[:, None].repeat(1, k, 1, 1, 1)
-        else:
-            self.frames = torch.cat((self.frames[:, 1:], new[:, None]), 1)
-        return self._encode(self.frames, own)
+        last = pixels[:, -1] if pixels.ndim == 5 else pixels
+        shown = [last]
+        if self.scene is not None:
+            shown.append(self.scene.complete(torch.from_numpy(np.ascontiguousarray(last))).numpy())
+        new = [self._tensor(part) for part in shown]
+        before = [old[:, 1:] for old in self.seen] or [self._still(part)[:, 1:] for part in new]
+        pairs = zip(before, new, strict=True)
+        self.seen = [torch.cat((old, part[:, None]), 1) for old, part in pairs]
+        return self._encode(self.seen, own)
 
     def picture(self, pixels: Array, own: Array | None = None) -> Tensor:
         """The state `B P D` of a scene that stands still as in `pixels`: a goal.
 
-        Where the world model feels something, and nobody tells how the goal feels, it feels as what
-        was learned from does on average.
+        It is of what its picture shows alone, whatever is remembered. Where the world model feels
+        something, and nobody tells how the goal feels, it feels as what was learned from does on
+        average.
         """
-        still = self._tensor(pixels)[:, None].repeat(1, self.world.encoder.frames, 1, 1, 1)
+        still = self._still(self._tensor(pixels))
         if self.world.felt and own is None:
             own = self.world.state_mean.expand(len(pixels), -1).cpu().numpy()
-        return self._encode(still, own)
+        return self._encode([still], own)
 
     def _tensor(self, pixels: Array) -> Tensor:
-        last = pixels[:, -1] if pixels.ndim == 5 else pixels
-        return shrink(last, self.world.encoder.image, "squash").to(self.device)  # as `EpisodeSet`
+        """Pixels `B H W 3` as the encoder takes them, `B C H W`."""
+        return shrink(pixels, self.world.encoder.image, "squash").to(self.device)  # as `EpisodeSet`
+
+    def _still(self, picture: Tensor) -> Tensor:
+        """Pictures `B C H W` for as many frames as a state sees, `B K C H W`."""
+        return picture[:, None].repeat(1, self.world.encoder.frames, 1, 1, 1)
 
     @torch.no_grad()
-    def _encode(self, frames: Tensor, own: Array | None) -> Tensor:
+    def _encode(self, shown: list[Tensor], own: Array | None) -> Tensor:
+        """The state `B P D` of frames `B K C H W`, and of the same ones completed."""
         felt = None
         if own is not None:
-            felt = torch.from_numpy(own).to(self.device)[:, None].repeat(1, frames.shape[1], 1)
-        return self.world.encode(frames, felt)[:, -1]
+            felt = torch.from_numpy(own).to(self.device)[:, None]
+            felt = felt.repeat(1, self.world.encoder.frames, 1)
+        return self.world.encode(shown[0], felt, *shown[1:])[:, -1]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jsonargparse import ArgumentParser
@@ -27,6 +27,9 @@ from ..data.episodes import Facts
 from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
+
+if TYPE_CHECKING:  # world models are trained where no environment is installed
+    from ..envs.base import BatchEnv
 
 FOLDER: Final = "world"
 WEIGHTS: Final = "world.safetensors"
@@ -127,3 +130,34 @@ def load_world(path: Path | str) -> WorldModel:
             f"{folder} holds a world model that does not load: {said(error)}"
         ) from error
     return module.eval().requires_grad_(False)
+
+
+def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
+    """Say it where an environment is not one that a world model can act in.
+
+    Raises:
+        UserError: another id, another kind or number of actions, or another state to feel.
+    """
+    facts = world.facts
+    if facts.env is not None and facts.env != env.id:
+        raise UserError(f"{path} was trained on {facts.env} and cannot act in {env.id}")
+    if (facts.discrete, facts.action_size) != (env.discrete, env.action_size):
+        kinds = ("numbers", "kinds")
+        raise UserError(
+            f"{path} gives actions of {facts.action_size} {kinds[facts.discrete]}; {env.id} takes "
+            f"{env.action_size} {kinds[env.discrete]}"
+        )
+    if world.felt and facts.state_size != env.state_size:
+        raise UserError(
+            f"{path} feels numbers of a state of {facts.state_size}; {env.id} tells "
+            f"{env.state_size}"
+        )
+
+
+def reach_of(path: Path) -> float:
+    """What `world` measured: the distance of states two steps apart."""
+    summary = path / "summary.json"
+    found = read_json(summary).get("reach") if summary.exists() else None
+    if not isinstance(found, float):
+        raise UserError(f"{summary} tells no reach: its run did not finish, or nothing moves")
+    return found

@@ -29,6 +29,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --cost '{goal: 1, zone: 5}' --zones '[{low: [8, 30], high: [20, 45]}]'
                             another cost than the agent's own, and boxes of the environment's state
                             to keep out of; mode2 follows it, and auto then plans every decision
+  --memory N                patches of the scene that agents remember, in place of as many as they
+                            learned with; 0 for none
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which
@@ -56,7 +58,7 @@ class _Asked:
     policies: list[str]
     beside: list[str]
     checkpoints: list[str]
-    cost: dict[str, Any]  # what is given in place of the agents' own: weights, zones
+    own: dict[str, Any]  # what is given in place of the agents' own: weights, zones, memory
 
 
 def run(words: list[str]) -> int:
@@ -95,6 +97,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--checkpoint", type=str | None, help="agents, one for each training seed")
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
     parser.add_argument("--zones", type=list[Zone] | None, help="boxes to keep out of")
+    parser.add_argument("--memory", type=int | None, help="patches that are remembered")
     parser.add_argument("--beside", type=str | None, help="who stands beside")
     parser.add_argument("--episodes", type=int, default=200, help="held-out episodes")
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
@@ -145,18 +148,19 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
     if checkpoints and not trained:
         raise UserError(f"--checkpoint needs a --policy of {', '.join(AGENT)}")
     settings = {name: getattr(config, name) for name in names}
-    return _Asked(config, settings, policies, beside, checkpoints, _cost(config, checkpoints))
+    return _Asked(config, settings, policies, beside, checkpoints, _own(config, checkpoints))
 
 
-def _cost(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
-    """What is given in place of the agents' own cost, as `Agent.load` takes it."""
+def _own(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
+    """What is given in place of the agents' own, as `Agent.load` takes it."""
     from ..agent.task import Zone
 
     told: dict[str, Any] = {} if config.cost is None else {"weights": dict(config.cost)}
     if config.zones is not None:
         told["zones"] = [Zone(**vars(zone)) for zone in config.zones]
+    told |= {} if config.memory is None else {"memory": config.memory}
     if told and not checkpoints:
-        raise UserError("--cost and --zones are for agents: give --checkpoint RUN")
+        raise UserError("--cost, --zones and --memory are for agents: give --checkpoint RUN")
     return told
 
 
@@ -197,7 +201,8 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "tasks": config.tasks or "held-out seeds",
         "to_the_end": to_the_end,
         "cost": config.cost,
-        "zones": [asdict(zone) for zone in asked.cost.get("zones", [])],
+        "zones": [asdict(zone) for zone in asked.own.get("zones", [])],
+        "memory": config.memory,
         "command": shlex.join(["jepa-video", "agent", "eval", *words]),
     }
     summary, paths = write_evaluation(
@@ -246,7 +251,7 @@ def _loader(path: str, mode: str, asked: _Asked) -> Any:
     from .encoders import named_device
 
     def load(env: Any) -> Any:
-        return Agent.load(Path(path), env, mode, named_device(asked.config.device), **asked.cost)
+        return Agent.load(Path(path), env, mode, named_device(asked.config.device), **asked.own)
 
     return load
 

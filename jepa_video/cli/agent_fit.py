@@ -20,6 +20,8 @@ policy (mode 1) that is distilled from the best of many imagined plans. The resu
   --search.horizon N, --search.samples N, --search.iterations N
                             how mode 2 plans
   --norm LENGTH             longest action; memory may hold few of the longest that can be taken
+  --memory N                patches of the scene that it remembers; as its world model does if not
+                            given, 0 for none
   --data.batch_size N       states on each device     --data.share S    part of the episodes
   --trainer.max_steps N     optimiser steps           --seed N          of everything
   --name NAME, --runs DIR   runs/NAME                 --wandb MODE      offline, online or off

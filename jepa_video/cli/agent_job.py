@@ -16,6 +16,7 @@ from ..agent.agent import FOLDER, Mind, save_agent
 from ..agent.bank import BankData, encoded
 from ..agent.cost import IntrinsicCost, refuse_cost
 from ..agent.learner import AgentLearner
+from ..agent.scene import completion, scene_words
 from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
@@ -45,6 +46,7 @@ def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
     parser.add_argument("--zones", type=list[Zone], default=[], help="boxes to keep out of")
     parser.add_argument("--norm", type=float | None, help="longest action; the env's if None")
+    parser.add_argument("--memory", type=int | None, help="patches; as the world model if None")
     skip = {"world", "intrinsic", "weights", "goal", "norm", "zones"}
     parser.add_class_arguments(AgentLearner, "learn", skip=skip, instantiate=False)
     parser.add_class_arguments(Search, "search")
@@ -65,7 +67,8 @@ class AgentJob(TrainingJob):
             raise UserError("agent fit needs --checkpoint RUN: a run of jepa-video world")
         self.world = load_world(self.config.checkpoint)
         facts = self.world.facts
-        episodes = self.data.open(self.world.encoder.image)
+        memory = facts.memory if self.config.memory is None else self.config.memory
+        episodes = self.data.open(self.world.encoder.image, completion(memory))
         self._of_one_kind(episodes.facts)
         goal, norm = _of_environment(facts.env, facts.settings)
         norm = self._norm(norm)
@@ -90,6 +93,7 @@ class AgentJob(TrainingJob):
             members=self.made.learn.members,
             zones=zones,
             norm=norm,
+            memory=memory,
         )
         intrinsic = IntrinsicCost(self.mind.reach, self.world.state.aim, self.world.read)
         settings = dict(vars(self.made.learn))
@@ -157,6 +161,7 @@ class AgentJob(TrainingJob):
         alone = [] if self.mind.members > 1 else [ONE_NETWORK]
         return [
             *alone,
+            *scene_words(self.mind.memory),
             f"run       {parts.run.path}",
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
             f"critic    {sizes[0]}; policy {sizes[1]}, from {module.source}; cost: {cost}",

@@ -11,6 +11,8 @@ and dynamics that foretell the state after each action. Says how far the foretol
   --data.root EPISODES      a folder of `jepa-video collect`, or a LeRobot dataset
   --data.frames N           frames of a window        --data.batch_size N    windows on each device
   --data.share S            part of the episodes that is used
+  --memory N                patches of 8 x 8 pixels that are remembered of what is not seen any
+                            more, where the environment shows a part (64: all of 64 x 64 pixels)
   --init RUN                start from a pretrained encoder: what load_encoder takes
   --model.train T           full (the encoder learns too) or frozen
   --model.encoder.frames N  frames that one state sees: 2 or more where speed matters

@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 
+from ..agent.scene import completion, scene_words
 from ..agent.world_files import save_world
 from ..data.episode_module import EpisodeDataModule
 from ..data.episodes import Windows
@@ -35,6 +36,7 @@ def build_parser() -> ArgumentParser:
     """Every option of `world`."""
     parser = run_parser("world")
     parser.add_argument("--init", type=str | None, help="encoder to start from, as load_encoder")
+    parser.add_argument("--memory", type=int, default=0, help="patches that are remembered")
     parser.add_class_arguments(WorldModel, "model", skip={"facts"}, instantiate=False)
     add_room_options(parser, EpisodeDataModule)
     parser.set_defaults(
@@ -70,6 +72,7 @@ class WorldJob(TrainingJob):
 
     def build(self) -> None:
         """Episodes, and the module that suits them."""
+        self.data.completion = completion(self.config.memory)
         self.data.setup()
         facts, settings = self.data.facts, dict(vars(self.made.model))
         Windows(self.data.train, self.data.frames)  # says where no episode is long enough
@@ -144,6 +147,7 @@ class WorldJob(TrainingJob):
             f"run       {parts.run.path}",
             f"episodes  {len(data.train)} for training, {len(data.val)} held out, "
             f"{data.train.total_frames} frames, {facts.action_size} {kind} ({data.root})",
+            *scene_words(facts.memory),
             f"encoder   {encoder_words(module.encoder)}",
             f"state     {shape}; dynamics {dynamics}",
             f"training  {trainer.max_steps} steps of {data.batch_size * trainer.world_size} "

@@ -15,6 +15,7 @@ from jepa_video.data.ledger import Ledger
 from jepa_video.data.loader import ExactLoader
 from jepa_video.data.notice import Notice
 from jepa_video.data.sampler import ClipSampler, Key
+from jepa_video.data.shelf import Completion
 from jepa_video.distributed import rank, world_size
 from jepa_video.errors import UserError
 
@@ -26,8 +27,9 @@ class EpisodeDataModule(LightningDataModule):
 
     A batch has `video` uint8 `B T C H W`; `action` float32 `B T-1 A` in [-1, 1], one-hot where
     actions are kinds; `state` float32 `B T S`; `reward` float32 `B T-1`; `success` bool `B T`;
-    `episode` and `start` int64 `B`. Every window is seen once in an epoch, in a seeded order; what
-    does not fill a batch is left out of it, another part in each epoch.
+    `episode` and `start` int64 `B`; and `scene`, like `video`, where frames are completed. Every
+    window is seen once in an epoch, in a seeded order; what does not fill a batch is left out of
+    it, another part in each epoch.
 
     Args:
         root: a folder of jepa-video collect, or a LeRobot dataset.
@@ -39,7 +41,12 @@ class EpisodeDataModule(LightningDataModule):
         size: height and width of the frames; None takes the pictures' own shorter side.
         image: the key of the pictures, where the dataset has several.
         workers: loader processes; 0 gathers in the main one, which takes a millisecond or two.
+
+    Attributes:
+        completion: completes frames from those before them, `scene`; set before `setup`.
     """
+
+    completion: Completion | None = None
 
     def __init__(
         self,
@@ -74,7 +81,9 @@ class EpisodeDataModule(LightningDataModule):
         """Open the episodes; the second call finds the work done."""
         if self._sides is None:
             with Notice(self.root, "decoding", "episodes") as notice:
-                whole = EpisodeSet(self.root, self.image, self.size, progress=notice)
+                whole = EpisodeSet(
+                    self.root, self.image, self.size, progress=notice, completion=self.completion
+                )
             train, val = whole.split(self.val_share)
             self._sides = train.part(self.share, self.seed), val
 

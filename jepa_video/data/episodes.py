@@ -26,7 +26,7 @@ from jepa_video.data.decode import Frames
 from jepa_video.data.ledger import Ledger
 from jepa_video.data.lerobot import Dataset
 from jepa_video.data.sampler import Key
-from jepa_video.data.shelf import SHELF, Progress, shelves
+from jepa_video.data.shelf import SHELF, Completion, Progress, Shelf, shelves
 from jepa_video.data.split import hold
 from jepa_video.errors import UserError
 from jepa_video.randomness import SHUFFLE, seed_of
@@ -50,6 +50,7 @@ class Facts:
         state_size: S.
         size: height and width of a frame.
         fps: frames a second.
+        memory: how much is remembered where frames are completed; 0 where they are not.
     """
 
     env: str | None
@@ -63,6 +64,7 @@ class Facts:
     state_size: int
     size: int
     fps: float
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Trajectory:
         success: bool `n`.
         goal_state: float32, or None.
         seed: of the episode, or None.
+        scene: the frames with what is remembered, like them; None where nothing is.
     """
 
     number: int
@@ -91,6 +94,7 @@ class Trajectory:
     success: npt.NDArray[np.bool_]
     goal_state: Floats | None
     seed: int | None
+    scene: Frames | None = None
 
 
 class EpisodeSet:
@@ -110,6 +114,7 @@ class EpisodeSet:
         seed: which part that is.
         state: the column of the state.
         progress: called with episodes done and to do, while frames are decoded.
+        completion: completes frames from those before them: `scene`, beside the frames.
 
     Attributes:
         facts: what a world model has to know.
@@ -129,6 +134,7 @@ class EpisodeSet:
         seed: int = 0,
         state: str = "observation.state",
         progress: Progress | None = None,
+        completion: Completion | None = None,
     ) -> None:
         data = Dataset(Path(root), image, state)
         entries = data.entries()
@@ -137,6 +143,9 @@ class EpisodeSet:
             raise UserError(f"size must be {_SMALLEST} or more, not {size}")
         self.root, self.groups = data.root, [entry.group for entry in entries]
         self._shelves = shelves(data, entries, size, progress)
+        self._scenes: list[Shelf] = []
+        if completion is not None:
+            self._scenes = shelves(data, entries, size, progress, completion)
         self.lengths: Ints = np.array([n for shelf in self._shelves for n in shelf.lengths])
         self.numbers = [entry.number for entry in entries]
         self._first = np.cumsum(self.lengths) - self.lengths
@@ -146,7 +155,7 @@ class EpisodeSet:
                 self.unreadable.add(path, reason)
         self.unreadable.enforce()
         self._columns(data)
-        self.facts = self._facts(data, size)
+        self.facts = self._facts(data, size, completion)
         self.chosen = [place for place, length in enumerate(self.lengths) if length]
         self.chosen = self.part(share, seed).chosen
 
@@ -174,6 +183,7 @@ class EpisodeSet:
             success=self.success[rows],
             goal_state=None if goal is None else goal[first].reshape(-1),
             seed=None if seed is None else int(seed[first]),
+            scene=self.scenes(place, 0, length) if self._scenes else None,
         )
 
     def episode_seed(self, number: int) -> int | None:
@@ -183,9 +193,15 @@ class EpisodeSet:
 
     def frames(self, place: int, start: int, count: int) -> Frames:
         """`count` frames of the episode at `place` in the dataset, from `start` on."""
-        shelf = self._shelves[place // SHELF]
+        return self._taken(self._shelves, place, start, count)
+
+    def scenes(self, place: int, start: int, count: int) -> Frames:
+        """The same frames as they are completed; there are some where `facts.memory` is above 0."""
+        return self._taken(self._scenes, place, start, count)
+
+    def _taken(self, shelves: list[Shelf], place: int, start: int, count: int) -> Frames:
         first = int(self._first[place] - self._first[place // SHELF * SHELF]) + start
-        return shelf.frames[first : first + count]
+        return shelves[place // SHELF].frames[first : first + count]
 
     def part(self, share: float, seed: int = 0) -> EpisodeSet:
         """A share of the chosen episodes, at least one; a smaller one lies within a larger one."""
@@ -246,7 +262,7 @@ class EpisodeSet:
             solved[self._first[self.lengths > 0]] = False
         return solved
 
-    def _facts(self, data: Dataset, size: int) -> Facts:
+    def _facts(self, data: Dataset, size: int, completion: Completion | None) -> Facts:
         low, high = (np.zeros(self._kinds), np.ones(self._kinds)) if self._kinds else self._range
         return Facts(
             env=data.own.get("env"),
@@ -260,6 +276,7 @@ class EpisodeSet:
             state_size=self.states.shape[1],
             size=size,
             fps=data.fps,
+            memory=completion.capacity if completion else 0,
         )
 
 
@@ -309,9 +326,15 @@ class Windows(TorchDataset[dict[str, Tensor]]):
         """The windows that begin at `start` in the episodes at `place` of the dataset, each `B`."""
         these, count = self.episodes, self.frames
         size = these.facts.size
-        video = np.empty((len(place), count, size, size, 3), np.uint8)
-        for out, one, begin in zip(video, place.tolist(), start.tolist(), strict=True):
-            out[:] = these.frames(one, begin, count)
+        shown = {"video": these.frames}
+        if these.facts.memory:
+            shown["scene"] = these.scenes
+        told = {}
+        for name, frames in shown.items():
+            block = np.empty((len(place), count, size, size, 3), np.uint8)
+            for out, one, begin in zip(block, place.tolist(), start.tolist(), strict=True):
+                out[:] = frames(one, begin, count)
+            told[name] = torch.from_numpy(block).permute(0, 1, 4, 2, 3).contiguous()
         rows = (these._first[place] + start)[:, None] + np.arange(count)
         batch = {
             "action": these.actions[rows[:, :-1]],
@@ -321,8 +344,7 @@ class Windows(TorchDataset[dict[str, Tensor]]):
             "episode": np.array(these.numbers)[place],
             "start": start,
         }
-        told = {name: torch.from_numpy(values) for name, values in batch.items()}
-        return {"video": torch.from_numpy(video).permute(0, 1, 4, 2, 3).contiguous(), **told}
+        return told | {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _range(actions: Floats, own: bool) -> tuple[Floats, Floats]:

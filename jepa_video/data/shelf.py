@@ -7,6 +7,7 @@
 A shelf holds `SHELF` episodes, so that a folder that grows costs only its last shelf anew. Its
 digest is of the places, sizes and times of the files, so that one that has changed is read again.
 It is made once (`once.py`): a kill leaves no half one, and two processes may ask at the same time.
+Frames that are completed (`Completion`) stand on shelves of their own, beside those as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +36,20 @@ _FORM: Final = 1  # of what is written here
 
 Progress = Callable[[int, int], None]
 Rows = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What puts into the frames of an episode what earlier ones showed and they do not.
+
+    Args:
+        capacity: how much is remembered; names its shelves.
+        of: the frames of one episode, uint8 `k H W 3`, some at a time from the first on, to as many
+            of the same shapes.
+    """
+
+    capacity: int
+    of: Callable[[Iterable[Frames]], Iterator[Frames]]
 
 
 class Shelf:
@@ -72,7 +88,11 @@ class Shelf:
 
 
 def shelves(
-    data: Dataset, entries: Sequence[Entry], size: int, progress: Progress | None = None
+    data: Dataset,
+    entries: Sequence[Entry],
+    size: int,
+    progress: Progress | None = None,
+    completion: Completion | None = None,
 ) -> list[Shelf]:
     """All episodes on their shelves; those that are not there yet are decoded.
 
@@ -81,11 +101,13 @@ def shelves(
         entries: its episodes.
         size: height and width that frames get; the whole picture is squashed to it.
         progress: called with episodes done and to do.
+        completion: completes the frames, at the size that they are recorded in.
 
     Raises:
         UserError: neither the dataset's folder nor the user's cache can be written.
     """
-    base = _base(data, size)
+    base = _base(data, size, completion)
+    given: dict[str, Any] = {"data": data, "size": size, "completion": completion}
     found, done = [], 0
 
     def told(more: int) -> None:
@@ -96,7 +118,7 @@ def shelves(
         some = entries[first : first + SHELF]
         final = base / f"{number:04d}-{_digest(data, some)}"
         if not final.is_dir():
-            made_once(final, partial(_fill, data=data, entries=some, size=size, progress=told))
+            made_once(final, partial(_fill, entries=some, progress=told, **given))
             for old in base.glob(f"{number:04d}-*"):  # of files that have changed, or were fewer
                 if old != final:
                     shutil.rmtree(old, ignore_errors=True)
@@ -105,9 +127,10 @@ def shelves(
     return found
 
 
-def _base(data: Dataset, size: int) -> Path:
+def _base(data: Dataset, size: int, completion: Completion | None) -> Path:
     """Where the shelves stand: below the dataset, or in the user's cache where that is closed."""
     name = f"frames-{size}-{data.image.replace('/', '_')}"
+    name += f"-memory-{completion.capacity}" if completion else ""
     mine = data.root / ".cache"
     digest = hashlib.blake2b(str(data.root.resolve()).encode(), digest_size=8).hexdigest()
     for base in (mine / name, cache_folder() / f"episodes-{digest}" / name):
@@ -148,6 +171,7 @@ def _fill(
     entries: Sequence[Entry],
     size: int,
     progress: Callable[[int], None],
+    completion: Completion | None,
 ) -> None:
     lengths, failed, rows = [], {}, []
     with (draft / "frames.u8").open("wb") as file:
@@ -155,7 +179,8 @@ def _fill(
             begin = file.tell()
             try:
                 mine = data.rows(entry)
-                for frames in data.frames(entry):
+                parts = data.frames(entry)
+                for frames in completion.of(parts) if completion else parts:
                     file.write(_sized(frames, size).tobytes())
             except DecodeError as error:
                 failed[place] = (error.path, error.reason)

@@ -21,10 +21,13 @@ class StateHead(nn.Module):
     Attributes:
         tokens: `P`.
         width: `D`.
+        apart: whether the agent is told apart from the scene: tokens of the scene, as memory
+            completes it, are then taken beside those of what is seen.
     """
 
     tokens: int
     width: int
+    apart: bool = False
 
     @property
     def aim(self) -> int:
@@ -85,6 +88,9 @@ class MapState(StateHead):
     kept apart from each other over all tokens. Together they are one vector (P = 1), cheap to
     imagine with.
 
+    The vector is of what is seen alone, so that who stands at a goal has the goal's vector, however
+    much of the scene is remembered by then; the map is of what is seen and remembered.
+
     Args:
         width: `E` of the encoder's tokens.
         grid: their grid.
@@ -95,6 +101,7 @@ class MapState(StateHead):
     """
 
     tokens = 1
+    apart = True
 
     @property
     def aim(self) -> int:
@@ -117,10 +124,11 @@ class MapState(StateHead):
         self.width = dim + self.cells * each
         self.map = nn.Linear(width, each)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """`B N E` to `B 1 D`."""
-        scene = self.map(tokens[:, -self.cells :]).flatten(1)
-        return torch.cat((self.vector(tokens), scene[:, None]), 2)
+    def forward(self, tokens: Tensor, scene: Tensor | None = None) -> Tensor:
+        """`B N E` to `B 1 D`; the map from the tokens `scene`, `B N E`, where there are some."""
+        scene = tokens if scene is None else scene
+        cells = self.map(scene[:, -self.cells :]).flatten(1)
+        return torch.cat((self.vector(tokens), cells[:, None]), 2)
 
     def samples(self, states: Tensor) -> list[Tensor]:
         """The vectors, and the numbers of all tokens of all maps."""

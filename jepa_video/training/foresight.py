@@ -45,7 +45,7 @@ class Ahead(NamedTuple):
 @torch.no_grad()
 def look_ahead(module: WorldModel, batch: Mapping[str, Tensor]) -> Ahead:
     """Roll out over windows, with the z of lowest energy where there is a latent."""
-    seen = module.encode(batch["video"], batch["state"])
+    seen = module.encode(batch["video"], batch["state"], batch.get("scene"))
     passage = module.passage(seen, batch["action"])
     z = module.explain(passage) if module.latent.dim else None
     told = module.imagine(passage.known, passage.actions, z, passage.past)

@@ -184,7 +184,7 @@ class WorldModel(L.LightningModule):
         """Encode, infer z, imagine, energy; and what keeps the states informative."""
         self.draws += 1
         batch = self.looked_at(batch)
-        states = self.encode(batch["video"], batch["state"])  # B T P D
+        states = self.encode(batch["video"], batch["state"], batch.get("scene"))  # B T P D
         passage = self.passage(states, batch["action"], self.horizon)
         z = self.inferred(passage, generator(self.seed, LATENT, rank(), self.draws))
         told = self.imagine(passage.known, passage.actions, z.z, passage.past)  # B H P D
@@ -217,26 +217,36 @@ class WorldModel(L.LightningModule):
         draw = generator(self.seed, CLIP, rank(), self.draws)
         first = int(torch.randint(frames - self.piece + 1, (), generator=draw))
         seen, done = slice(first, first + self.piece), slice(first, first + self.piece - 1)
-        cut = {"video": seen, "state": seen, "action": done, "reward": done}
-        return {name: batch[name][:, part] for name, part in cut.items()}
+        cut = {"video": seen, "scene": seen, "state": seen, "action": done, "reward": done}
+        return {name: batch[name][:, part] for name, part in cut.items() if name in batch}
 
-    def encode(self, video: Tensor, own: Tensor | None = None) -> Tensor:
-        """Frames `B T C H W` uint8, and the true states `B T S` where it feels some, to states.
+    def encode(
+        self, video: Tensor, own: Tensor | None = None, scene: Tensor | None = None
+    ) -> Tensor:
+        """Frames to states.
+
+        Args:
+            video: `B T C H W` uint8.
+            own: the true states `B T S`, where it feels some.
+            scene: the same frames as memory completes them; None where nothing is remembered.
 
         Returns:
             `B T-K+1 P D`.
         """
         k = self.encoder.frames
-        clips = video.unfold(1, k, 1).permute(0, 1, 5, 2, 3, 4)  # B T' K C H W
+        parts = [video] if scene is None else [video, scene]
+        parts = parts if self.state.apart else parts[-1:]
+        clips = torch.cat([part.unfold(1, k, 1) for part in parts])  # B T' C H W K, once or twice
+        clips = clips.permute(0, 1, 5, 2, 3, 4)
         learns = torch.is_grad_enabled() and not self.settled
         with torch.set_grad_enabled(learns and self.trained):
             tokens = self.encoder(normalise(clips.flatten(0, 1)))
         with torch.set_grad_enabled(learns):
-            states: Tensor = self.state(tokens)
+            states: Tensor = self.state(*tokens.chunk(len(parts)))
             if self.proprioception is not None and own is not None:
                 scaled = (own - self.state_mean) / self.state_std
                 states = self.proprioception(states, scaled[:, k - 1 :, self.felt].flatten(0, 1))
-        return states.view(*clips.shape[:2], *states.shape[1:])
+        return states.view(len(video), -1, *states.shape[1:])
 
     def passage(self, states: Tensor, actions: Tensor, horizon: int | None = None) -> Passage:
         """Passages of `horizon` steps from states `B T P D` and the actions of their window.

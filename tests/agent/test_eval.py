@@ -396,7 +396,8 @@ def test_without_success_there_is_the_return(tmp_path, monkeypatch):
             ["--env", "TwoRooms", "--tasks", "eb", "--budget", "9"],
             "--tasks eb has budget 200, not 9",
         ),
-        (["--env", "Rooms", "--cost", "{goal: 1}"], "--cost and --zones are for agents"),
+        (["--env", "Rooms", "--cost", "{goal: 1}"], "--cost, --zones and --memory are for agents"),
+        (["--env", "Rooms", "--memory", "64"], "--cost, --zones and --memory are for agents"),
         (["--env", "Rooms", "--zones", "[{low: [1], high: [2]}]"], "are for agents"),
         (["--env", "Rooms", "--checkpoint", "a", "--zones", "[{low: [1]}]"], "high"),
         (

@@ -94,7 +94,7 @@ def knowing(data: EpisodeDataModule) -> WorldModel:
     model = world(told=data.facts).eval()
     width = model.state.width
 
-    def encode(video, own):
+    def encode(video, own, scene=None):
         return torch.nn.functional.pad(own, (0, width - own.shape[-1]))[:, :, None]
 
     model.encode = encode  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ def seeing_world(error: float = 0.0, **changes) -> WorldModel:
     model = world(told=facts(**changes), piece=None, dynamics=Moving)
     model.dynamics.step = 1 + error
     model.state.width = 2
-    model.encode = lambda video, own=None: own[:, :, None]
+    model.encode = lambda video, own=None, scene=None: own[:, :, None]
     model.read = lambda states, name="state": (
         states[..., 0, :] if name == "state" else states[..., 0, :1]
     )

@@ -127,7 +127,7 @@ def test_perfect_dynamics_have_no_error_and_the_readout_keeps_its_own():
     model, given = world(), batch()
     moved = torch.cat((torch.zeros(4, 1, 2), given["action"].cumsum(1)), 1)
     model.dynamics = Shifts()
-    model.encode = lambda video, own: F.pad(moved, (0, model.state.width - 2))[:, :, None]
+    model.encode = lambda video, own, scene: F.pad(moved, (0, model.state.width - 2))[:, :, None]
     ahead = look_ahead(model, given)
     assert ahead.errors[0].max() < 1e-9 < ahead.errors[1].min()
     found = foresight(model, [given], CPU)
