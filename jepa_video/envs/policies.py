@@ -15,6 +15,7 @@ from jepa_video.envs.base import Array, BatchEnv, Observation
 from jepa_video.errors import UserError
 
 STICK: Final = 5.0  # concentration of the turns of a walk (EB-JEPA's generator)
+STRAIGHT: Final = 60.0  # of walks that mean to go on: they push against what is in the way
 GUIDED: Final = 0.35  # share of the episodes that are led to their goal at some time (its too)
 
 
@@ -59,11 +60,12 @@ class Explore:
     """Walks that keep their direction for a while, some led to the goal: data to learn from.
 
     Two numbers of an action are a heading, which turns by von Mises(0, 5) at each step, and a step
-    length: in half of the episodes normal with mean 0.41 and deviation 0.16 of the longest
-    (EB-JEPA's generator), in the others even up to the longest, so that no step that a planner may
-    take is unheard of. Any other number of them is smooth noise. From a random step on, 35 % of
-    the episodes follow the expert with noise of 0.2, or, where the environment says so (`guides`),
-    the straight line; at the goal
+    length: in a quarter of the episodes normal with mean 0.41 and deviation 0.16 of the longest
+    (EB-JEPA's generator), in a quarter even up to the longest, so that no step that a planner may
+    take is unheard of, and in half nearly the longest with turns of von Mises(0, 60): such a walk
+    runs into walls at full speed and pushes on, which shows what holds. Any other
+    number of them is smooth noise. From a random step on, 35 % of the episodes follow the expert
+    with noise of 0.2, or, where the environment says so (`guides`), the straight line; at the goal
     they walk on.
     """
 
@@ -136,12 +138,13 @@ def make_policy(name: str, env: BatchEnv) -> Policy:
 
 def _heading(source: np.random.Generator, steps: int, size: int) -> Array:
     """Headings and lengths `steps 2`, the lengths as shares of the longest step."""
-    turns = source.vonmises(0, STICK, steps)
+    kind = source.random()
+    turns = source.vonmises(0, STRAIGHT if kind < 0.5 else STICK, steps)
     turns[0] = source.uniform(-np.pi, np.pi)
     angle = np.cumsum(turns)
     length = np.clip(source.normal(1.0, 0.4, steps), 0.2, 1.8) / 2.45
-    even = source.uniform(0.05, 1.0, steps)
-    length = even if source.random() < 0.5 else length
+    if kind < 0.75:
+        length = source.uniform(0.8, 1.2, steps) if kind < 0.5 else source.uniform(0.05, 1.0, steps)
     return np.asarray(length[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
 
 

@@ -80,24 +80,58 @@ class VectorState(StateHead):
         return state[:, None]
 
 
-class MapState(StateHead):
-    """One vector for what moves, beside a map of the scene: a few numbers of every token in place.
+class Points(nn.Module):
+    """Where things are: soft places that are looked for among the tokens, two numbers each.
 
-    A vector that has to tell the action soon knows where the agent is, and nothing makes it know
-    where a door is until the agent has met it. The map has that from the start: its numbers are
-    kept apart from each other over all tokens. Together they are one vector (P = 1), cheap to
-    imagine with.
-
-    The vector is of what is seen alone, so that who stands at a goal has the goal's vector, however
-    much of the scene is remembered by then; the map is of what is seen and remembered.
+    Each point weighs all tokens (softmax) and takes the mean of their places, each moved by an
+    offset that its token tells, so that a point lies between the tokens' middles too. After the
+    spatial soft-argmax of Levine et al. (2016), "End-to-end training of deep visuomotor policies".
+    Where the agent is can then be read off by a linear map, to half a pixel of 64, where a joined
+    vector was two pixels off after as many steps: a wall is two pixels thick.
 
     Args:
         width: `E` of the encoder's tokens.
         grid: their grid.
-        dim: numbers of the vector.
+        count: points.
+    """
+
+    def __init__(self, width: int, grid: Grid, count: int = 16) -> None:
+        super().__init__()
+        within("model.state", 1, points=count)
+        self.count = count
+        t, h, w = grid
+        y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+        self.places: Tensor
+        self.register_buffer("places", torch.stack((x, y), -1).flatten(0, 1).repeat(t, 1))
+        self.weigh = nn.Linear(width, count)
+        self.offset = nn.Linear(width, 2 * count)
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`B N E` to `B 2 count`."""
+        share = (2 * self.weigh(tokens)).softmax(1)  # B N count
+        moved = self.places[:, None] + self.offset(tokens).unflatten(-1, (self.count, 2)) / 4
+        found: Tensor = self.scale * (share[..., None] * moved).sum(1)
+        return found.flatten(1)
+
+
+class MapState(StateHead):
+    """Points for what moves, beside a map of the scene: a few numbers of every token in place.
+
+    What has to tell the action soon knows where the agent is, and nothing makes it know where a
+    door is until the agent has met it. The map has that from the start: its numbers are kept apart
+    from each other over all tokens. Together they are one vector (P = 1), cheap to imagine with.
+
+    The points are of what is seen alone, so that who stands at a goal has the goal's points,
+    however much of the scene is remembered by then; the map is of what is seen and remembered.
+
+    Args:
+        width: `E` of the encoder's tokens.
+        grid: their grid.
+        points: soft places that are looked for, two numbers each.
         each: numbers of a token in the map.
-        narrow: numbers of each token that the vector is made from.
-        hidden: width of the vector's hidden layer.
     """
 
     tokens = 1
@@ -105,33 +139,25 @@ class MapState(StateHead):
 
     @property
     def aim(self) -> int:
-        """The vector's numbers."""
+        """The points' numbers."""
         return self.dim
 
-    def __init__(
-        self,
-        width: int,
-        grid: Grid,
-        dim: int = 32,
-        each: int = 4,
-        narrow: int = 16,
-        hidden: int = 256,
-    ) -> None:
+    def __init__(self, width: int, grid: Grid, points: int = 16, each: int = 8) -> None:
         super().__init__()
         within("model.state", 1, each=each)
-        self.vector = VectorState(width, grid, dim, narrow, hidden)
-        self.cells, self.each, self.dim = grid[1] * grid[2], each, dim
-        self.width = dim + self.cells * each
+        self.points = Points(width, grid, points)
+        self.cells, self.each, self.dim = grid[1] * grid[2], each, 2 * points
+        self.width = self.dim + self.cells * each
         self.map = nn.Linear(width, each)
 
     def forward(self, tokens: Tensor, scene: Tensor | None = None) -> Tensor:
         """`B N E` to `B 1 D`; the map from the tokens `scene`, `B N E`, where there are some."""
         scene = tokens if scene is None else scene
         cells = self.map(scene[:, -self.cells :]).flatten(1)
-        return torch.cat((self.vector(tokens), cells[:, None]), 2)
+        return torch.cat((self.points(tokens), cells), 1)[:, None]
 
     def samples(self, states: Tensor) -> list[Tensor]:
-        """The vectors, and the numbers of all tokens of all maps."""
+        """The points, and the numbers of all tokens of all maps."""
         rows = states.flatten(0, -2)
         return [rows[:, : self.dim], rows[:, self.dim :].reshape(-1, self.each)]
 
