@@ -11,89 +11,32 @@ plans through the world model for the lowest cost, and memory keeps what was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..envs.base import Array, BatchEnv, Observation
 from ..errors import UserError
-from ..interop.files import read_json, read_safetensors, whole_folder
 from ..randomness import EPISODE, generator
 from ..training.world_model import WorldModel
-from .actor import Actor, Search, planner_of
-from .configurator import Configurator, Doubtful, Fixed, Setting
-from .cost import Critic, IntrinsicCost, WorldCost, refuse_cost
+from .actor import Actor, Search
+from .configurator import Configurator, Doubtful, Fixed, Setting, doubts
+from .cost import Critic, IntrinsicCost, WorldCost
 from .memory import Moments
+from .mind import FOLDER, WEIGHTS, Mind, read_agent
 from .perception import Perception
 from .planners.base import Plan
 from .policy import ReactivePolicy
-from .scene import completion
+from .reach import Reach
 from .task import Situation, Task, Zone
-from .world_files import UNFIT, load_world, reach_of, refuse_other, said
+from .world_files import load_world, reach_of, refuse_other
 
-FOLDER: Final = "agent"
-WEIGHTS: Final = "agent.safetensors"
-CONFIG: Final = "config.json"
 PLAN: Final = 11  # stream of the planner's draws, beside those of an episode
-
-
-@dataclass(frozen=True)
-class Mind:
-    """What an agent is beside its world model, as plain values.
-
-    Args:
-        reach: distance of states that count as the same place, see `IntrinsicCost`.
-        weights: of the cost's terms.
-        goal: whether there are goals.
-        discount: of each step.
-        search: how mode 2 looks.
-        hidden: width of critic and policy; 0 where there are none.
-        members: networks of the critic.
-        doubt: disagreement of the critic above which auto mode plans.
-        zones: boxes to keep out of, for the term `zone`.
-        norm: longest action; None where each number has its own limits alone.
-        memory: patches of the scene, and moments, that are remembered; 0 for none.
-    """
-
-    reach: float
-    weights: dict[str, float]
-    goal: bool = True
-    discount: float = 0.97
-    search: Search = field(default_factory=Search)
-    hidden: int = 0
-    members: int = 0
-    doubt: float = 0.0
-    zones: tuple[Zone, ...] = ()
-    norm: float | None = None
-    memory: int = 0
-
-    def asked(
-        self,
-        weights: dict[str, float] | None,
-        zones: Sequence[Zone] | None,
-        world: WorldModel,
-    ) -> Mind:
-        """The same with another cost, as far as one is given; without `zone` zones are forgotten.
-
-        Raises:
-            UserError: a cost that cannot be told of states of this world.
-        """
-        if weights is None and zones is None:
-            return self
-        weights = self.weights if weights is None else dict(weights)
-        kept = self.zones if weights.get("zone") else ()
-        zones = kept if zones is None else tuple(zones)
-        refuse_cost(weights, zones, self.goal, world.facts.state_size)
-        return replace(self, weights=weights, zones=zones)
-
-
 # Without a critic the horizon has to reach the goal by itself.
 FAR: Final = Search(horizon=24, samples=128, iterations=4, elites=12, colour=2.0, every=2)
 
@@ -145,7 +88,7 @@ class Agent:
         self,
         world: WorldModel,
         mind: Mind,
-        critic: Critic | None = None,
+        critic: Critic | Reach | None = None,
         policy: ReactivePolicy | None = None,
         mode: str = "auto",
         device: torch.device | str = "cpu",
@@ -168,7 +111,7 @@ class Agent:
                 raise UserError("this checkpoint has no policy: mode1 needs a run of agent fit")
             return Fixed("mode2")
         # One network has nobody to disagree with: without a doubt to go by, auto always plans.
-        if mode == "auto" and self.critic is not None and len(self.critic.members) > 1:
+        if mode == "auto" and self.critic is not None and doubts(self.critic):
             return Doubtful(self.critic, self.mind.doubt)
         return Fixed("mode1" if mode == "mode1" else "mode2")
 
@@ -313,7 +256,7 @@ class Agent:
         rows = torch.arange(len(whole))
         z = self.actor.drawn(situation, self._draws(rows, self.time - 1), 1)
         future = self.cost.imagined(situation, whole[:, None], z)  # B 1 H P D
-        parts = self.cost.parts(future, whole[:, None], setting.task)
+        parts = self.cost.parts(situation.known[:, -1], future, whole[:, None], setting.task)
         told = {name: part[:, 0].cpu().numpy() for name, part in parts.items()}
         imagined, aimed = None, None
         if self.world.facts.state_size:
@@ -377,7 +320,7 @@ class Agent:
             memory = world.facts.memory if memory is None else memory
             mind = Mind(reach_of(path), own, goal, search=search or FAR, norm=norm, memory=memory)
             return cls(world, mind.asked(weights, zones, world), mode=mode, device=device)
-        mind, critic, policy = _read(folder, world)
+        mind, critic, policy = read_agent(folder, world)
         memory = mind.memory if memory is None else memory
         mind = replace(mind, search=search or mind.search, memory=memory)
         if (told := mind.asked(weights, zones, world)) != mind:
@@ -401,42 +344,3 @@ def _merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:
         whole(plan.actions, actions), whole(plan.cost, cost), whole(plan.elites, elites),
         plan.evaluations,
     )  # fmt: skip
-
-
-def save_agent(mind: Mind, critic: Critic, policy: ReactivePolicy, folder: Path) -> None:
-    """Write an agent's weights and config; a crash leaves no half of them."""
-    parts = {"critic": critic, "policy": policy}
-    weights = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, part in parts.items()
-        for key, value in part.state_dict().items()
-    }
-    with whole_folder(folder) as draft:
-        save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
-        (draft / CONFIG).write_text(json.dumps(asdict(mind), indent=2) + "\n")
-
-
-def _read(folder: Path, world: WorldModel) -> tuple[Mind, Critic, ReactivePolicy]:
-    entries, weights = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
-    facts, width = world.facts, world.state.width * world.state.tokens
-    try:
-        known = {one.name for one in fields(Mind)}
-        told = {name: value for name, value in entries.items() if name in known}
-        told["search"] = Search(**told["search"])
-        told["zones"] = tuple(
-            Zone(tuple(z["low"]), tuple(z["high"]), z["margin"]) for z in told["zones"]
-        )
-        mind = Mind(**told)
-        planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
-        completion(mind.memory)
-        with torch.random.fork_rng(devices=[]):
-            aim = world.state.aim if mind.goal else 0
-            critic = Critic(width, aim, mind.hidden, mind.members)
-            policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, mind.hidden)
-        for name, part in (("critic.", critic), ("policy.", policy)):
-            part.load_state_dict(
-                {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
-            )
-    except (*UNFIT, UserError) as error:
-        raise UserError(f"{folder} holds an agent that does not load: {said(error)}") from error
-    return mind, critic.requires_grad_(False), policy.requires_grad_(False)

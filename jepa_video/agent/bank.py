@@ -22,6 +22,7 @@ from ..data.notice import Notice
 from ..data.sampler import ClipSampler, Key
 from ..data.shelf import Completion
 from ..distributed import rank, world_size
+from ..envs.point import scene_of
 from ..errors import UserError
 from ..randomness import CLIP, generator
 from ..training.world_model import WorldModel
@@ -33,8 +34,8 @@ _ANYWHERE = 0.75  # share of the goals that may be any state of the episode
 class Bank(Dataset[dict[str, Tensor]]):
     """States with their actions and rewards; a key draws a state and a goal for it.
 
-    Goals are states of the same episode, before or after: what can be reached, in a scene that is
-    the same. A quarter of them lies within `near` steps.
+    Goals are states of the same scene: of the same episode, before or after, and of the others that
+    took place there. A quarter of them lies within `near` steps.
 
     Args:
         seed: of the goals.
@@ -47,6 +48,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.actions: list[Tensor] = []  # T-1 A each
         self.rewards: list[Tensor] = []  # T-1 each
         self.terminated: list[Tensor] = []  # T-1 each, bool
+        self.scenes: list[int | None] = []  # None: a scene that no other episode has
         self._where: Tensor | None = None
 
     def add(
@@ -55,8 +57,13 @@ class Bank(Dataset[dict[str, Tensor]]):
         actions: Tensor,
         rewards: Tensor,
         terminated: Tensor | None = None,
+        scene: int | None = None,
     ) -> None:
-        """One episode: `T P D`, `T-1 A`, `T-1`, bool `T-1`; without the last it was truncated."""
+        """One episode: `T P D`, `T-1 A`, `T-1`, bool `T-1`.
+
+        Without the last it was truncated; episodes of the same `scene` lend each other goals.
+        """
+        self.scenes.append(scene)
         self.states.append(states)
         self.actions.append(actions)
         self.rewards.append(rewards)
@@ -66,7 +73,7 @@ class Bank(Dataset[dict[str, Tensor]]):
 
     def drop(self, count: int) -> None:
         """Forget the oldest episodes, all but `count`."""
-        for part in (self.states, self.actions, self.rewards, self.terminated):
+        for part in (self.states, self.actions, self.rewards, self.terminated, self.scenes):
             del part[: max(len(part) - count, 0)]
         self._where = None
 
@@ -88,7 +95,20 @@ class Bank(Dataset[dict[str, Tensor]]):
             self._acts, self._gains = torch.cat(self.actions), torch.cat(self.rewards)
             self._ends = torch.cat(self.terminated)
             self._first, self._lengths, self._where = first[episode], lengths[episode], steps
+            self._lend(episode, first, lengths)
         return self._where, self._first, self._lengths, self._flat, self._acts
+
+    def _lend(self, episode: Tensor, first: Tensor, lengths: Tensor) -> None:
+        """Rows of `flat` scene by scene; of each step, where its scene begins and how many rows."""
+        alone = (-1 - i for i in range(len(self.scenes)))
+        named = [own if s is None else s for s, own in zip(self.scenes, alone, strict=True)]
+        kinds, group = torch.unique(torch.tensor(named), return_inverse=True)
+        order = group.argsort(stable=True)
+        parts = [torch.arange(int(first[i]), int(first[i] + lengths[i])) for i in order]
+        sizes = torch.zeros(len(kinds), dtype=torch.long).index_add_(0, group, lengths)
+        self._rows = torch.cat(parts)
+        self._scene = (sizes.cumsum(0) - sizes)[group][episode]
+        self._scene_rows = sizes[group][episode]
 
     def __getitem__(self, key: Key | int) -> dict[str, Tensor]:
         return {name: rows[0] for name, rows in self.__getitems__([key]).items()}
@@ -97,7 +117,8 @@ class Bank(Dataset[dict[str, Tensor]]):
         """`state`, `goal`, `next` `B P D`, `action` `B A`, `reward` `B`; `ahead` `B`.
 
         `terminated`, bool `B`: the episode ended of its own, and nothing comes after `next`.
-        `ahead` tells how many steps after the state memory was at the goal; 0 or less: before it.
+        `ahead` tells how many steps after the state the episode was at the goal; 0 or less: before
+        it, or never.
         """
         where, first, lengths, flat, actions = self._table()
         index = torch.tensor([key[0] if isinstance(key, tuple) else key for key in keys])
@@ -105,9 +126,11 @@ class Bank(Dataset[dict[str, Tensor]]):
         even = torch.rand(3, len(index), generator=generator(self.seed, CLIP, draw))
         row = where[index]
         low, high = first[index], first[index] + lengths[index] - 1
-        anywhere = low + (even[0] * (high - low + 1)).long()
+        anywhere = self._scene[index] + (even[0] * self._scene_rows[index]).long()
+        anywhere = self._rows[anywhere]
         close = row + ((2 * even[1] - 1) * (self.near + 1)).long()
         goal = torch.where(even[2] < _ANYWHERE, anywhere, close.clamp(low, high))
+        own = (goal >= low) & (goal <= high)
         return {
             "state": flat[row],
             "goal": flat[goal],
@@ -115,13 +138,15 @@ class Bank(Dataset[dict[str, Tensor]]):
             "action": actions[index],
             "reward": self._gains[index],
             "terminated": self._ends[index],
-            "ahead": goal - row,
+            "ahead": torch.where(own, goal - row, -1),
         }
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the states, `P*D` each."""
         flat = self._table()[3].flatten(1)
-        return flat.mean(0), flat.std(0).clamp_min(1e-4)
+        std = flat.std(0)
+        # What hardly moves says little, and is not to be blown up.
+        return flat.mean(0), std.clamp_min(max(1e-4, 0.1 * float(std.square().mean().sqrt())))
 
 
 class BankData(LightningDataModule):
@@ -201,6 +226,7 @@ class BankData(LightningDataModule):
 @torch.no_grad()
 def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.device) -> None:
     """Fill the bank with the states of all chosen episodes."""
+    scenes = episodes.facts.settings.get("scenes")
     k, first = world.encoder.frames, 0
     # One block for all: small ones between the encoder's large temporary ones leave holes in the
     # heap, 7 GB of them after 2,700 episodes.
@@ -213,7 +239,9 @@ def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.d
         states.copy_(found)
         first += len(found)
         steps = (one.actions, one.rewards, one.terminated)
-        bank.add(states, *(torch.from_numpy(np.array(part))[k - 1 :] for part in steps))
+        scene = None if scenes is None or one.seed is None else scene_of(one.seed, scenes)
+        done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in steps)
+        bank.add(states, done, gains, ends, scene)
 
 
 @torch.no_grad()

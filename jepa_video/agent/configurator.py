@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .cost import Critic
+from .reach import Reach
 from .task import Task
 
 Mode = Literal["mode1", "mode2"]
@@ -63,8 +64,8 @@ class Doubtful:
         threshold: standard deviation of their answers above which it plans, in units of cost.
     """
 
-    def __init__(self, critic: Critic, threshold: float) -> None:
-        if len(critic.members) < 2:
+    def __init__(self, critic: Critic | Reach, threshold: float) -> None:
+        if not doubts(critic):
             raise UserError("a configurator that doubts needs a critic of several networks")
         self.critic, self.threshold = critic, threshold
 
@@ -73,3 +74,8 @@ class Doubtful:
         """See `Configurator`."""
         doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
         return Setting(doubt > self.threshold, task, doubt)
+
+
+def doubts(critic: Critic | Reach) -> bool:
+    """Whether it has several answers, which can disagree."""
+    return critic.groups > 1 if isinstance(critic, Reach) else len(critic.members) > 1

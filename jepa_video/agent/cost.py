@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models.blocks import Mlp
 from ..training.world_model import WorldModel
+from .reach import LEAP, Reach, leaps
 from .task import Situation, Task, Zone
 
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
@@ -213,7 +214,8 @@ class WorldCost:
     Args:
         world: imagines.
         intrinsic: judges what is imagined.
-        critic: judges what comes after; None for nothing.
+        critic: judges what comes after; None for nothing. One of ways (`Reach`) knows leaps too:
+            imagined steps that no step of memory is as long as, such as through a wall.
         discount: of each step.
         final: weight of the intrinsic cost at the last step beside its share, where there is no
             critic.
@@ -223,7 +225,7 @@ class WorldCost:
         self,
         world: WorldModel,
         intrinsic: IntrinsicCost,
-        critic: Critic | None = None,
+        critic: Critic | Reach | None = None,
         discount: float = 0.97,
         final: float = 0.0,
     ) -> None:
@@ -235,13 +237,16 @@ class WorldCost:
     ) -> Tensor:
         """Candidates `B S H A`, with latents `B S L Z` where the world has some, to costs `B S`."""
         future = self.imagined(state, actions, z)  # B S H P D
-        told = list(self.parts(future, actions, task).values())
+        told = list(self.parts(state.known[:, -1], future, actions, task).values())
         if not told:
             return actions.new_zeros(actions.shape[:2])
         return torch.stack(told).sum(0)
 
-    def parts(self, future: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
-        """What each term adds to the cost of imagined states `B S H P D`, and `critic`: `B S`."""
+    def parts(self, now: Tensor, future: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
+        """What each term adds, `B S`, to the cost of imagined states `B S H P D` after `B P D`.
+
+        Beside the terms `critic` and, of a critic of ways, `leap`.
+        """
         horizon = actions.shape[2]
         shares = self.discount ** torch.arange(horizon, device=future.device, dtype=future.dtype)
         shares[-1] += self.final
@@ -252,6 +257,10 @@ class WorldCost:
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
             later = self.critic(last, each if self.critic.goal else None)
             told["critic"] = self.discount**horizon * later.view(actions.shape[:2])
+        if isinstance(self.critic, Reach):
+            begin = now[:, None, None].expand(-1, actions.shape[1], 1, -1, -1)
+            path = torch.cat((begin, future), 2).flatten(0, 1)
+            told["leap"] = LEAP * leaps(self.critic, path).sum(1).view(actions.shape[:2])
         return told
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:

@@ -5,6 +5,9 @@
     policy: towards the best of these plans' first actions, or down the critic's slope through the
     world model, or towards what the data did
 
+Where the goal alone counts, V is that of a critic of ways (`reach.py`), which learns from memory's
+own steps; the policy begins half-way through, when there is something to go by.
+
 The states are those of memory. First the dynamics are corrected by their own prediction error on
 memory's transitions, which costs little since all states are encoded once; from then on the world
 model stands still, and what follows an action is imagined, so that no environment is needed. V' is
@@ -27,17 +30,23 @@ from torch import Tensor, nn
 from ..distributed import rank
 from ..errors import UserError, within
 from ..randomness import LATENT, generator
+from ..training.passages import Passage
 from ..training.schedules import warmup_cosine
 from ..training.second_level import untouched
 from ..training.target import ema_update, frozen_copy
-from ..training.world_model import Passage, WorldModel
+from ..training.world_model import WorldModel
 from .bank import Bank
 from .cost import Critic, IntrinsicCost
 from .planners.base import Limits
 from .policy import ReactivePolicy
+from .reach import LEAP, Reach, leaps
 from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
+Judge = Literal["auto", "ways", "value"]
+
+
+ALONE = 0.5  # share of its stage in which a critic of ways learns alone
 
 
 class AgentLearner(L.LightningModule):
@@ -50,6 +59,8 @@ class AgentLearner(L.LightningModule):
         goal: whether there are goals.
         norm: longest action; None where each number has its own limits alone.
         zones: boxes to keep out of, for the term `zone`.
+        judge: the critic: `ways` (steps to the goal, from memory's own steps), `value` (any cost,
+            by what is imagined), or `auto`: ways where the goal alone counts.
         source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
             cost and critic through the world model), `data` (actions of memory, by relabelling:
             the goal is where they led).
@@ -75,6 +86,7 @@ class AgentLearner(L.LightningModule):
         goal: bool,
         norm: float | None = None,
         zones: tuple[Zone, ...] = (),
+        judge: Judge = "auto",
         source: Source = "plans",
         correct: float = 0.4,
         planned: int = 128,
@@ -111,8 +123,17 @@ class AgentLearner(L.LightningModule):
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
         aim = world.state.aim if goal else 0
-        self.critic = Critic(width, aim, hidden, members)
-        self.target = cast(Critic, frozen_copy(self.critic))
+        alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
+        if judge == "ways" and not alone:
+            raise UserError("learn.judge ways counts steps to a goal: it takes the cost goal alone")
+        self.ways = judge != "value" and alone
+        self.critic: Critic | Reach = (
+            Reach(width, aim, hidden, discount, weights["goal"])
+            if self.ways
+            else Critic(width, aim, hidden, members)
+        )
+        # A critic of ways learns from no word of its own: nothing has to stand still for it.
+        self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
         self.policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden)
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
@@ -125,6 +146,8 @@ class AgentLearner(L.LightningModule):
     def scale_to(self, mean: Tensor, std: Tensor) -> None:
         """The scale of the states, `P*D` each, for critic and policy."""
         for part in (self.critic, self.target, self.policy):
+            if part is None or isinstance(part, Reach):  # states as they are
+                continue
             part.mean.copy_(mean)
             part.std.copy_(std)
 
@@ -134,6 +157,8 @@ class AgentLearner(L.LightningModule):
         draw = generator(self.seed, LATENT, rank(), self.draws)
         if self.global_step < self.first_stage():
             return self.corrected(batch, draw)
+        if isinstance(self.critic, Reach):
+            return self.led(self.critic, batch, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
         state, goal = batch["state"], batch["goal"] if self.goal else None
         with torch.no_grad():
@@ -152,6 +177,31 @@ class AgentLearner(L.LightningModule):
         self.log_dict({"loss": loss.detach(), **facts})
         return {"loss": loss + self._idle(self.dynamics)}
 
+    def led(
+        self, reach: Reach, batch: dict[str, Tensor], draw: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Ways between memory's states; from half-way on, the best of some plans along them."""
+        first = self.first_stage()
+        share = (self.global_step - first) / max(self.total_steps() - first, 1)
+        loss = reach.loss(batch["state"], batch["next"], batch["goal"], share)
+        facts = {"critic": loss.detach()}
+        if share < ALONE:
+            loss = loss + self._idle(self.policy)
+        else:
+            batch = {name: part[: self.planned] for name, part in batch.items()}
+            acted = self.distilled(batch, draw)
+            loss, facts["policy"] = loss + acted, acted.detach()
+        self.log_dict({"loss": loss.detach(), **facts})
+        return {"loss": loss + self._idle(self.dynamics)}
+
+    def distilled(self, batch: dict[str, Tensor], draw: torch.Generator) -> Tensor:
+        """The policy's loss, to act as the best of some plans does."""
+        state, goal = batch["state"], batch["goal"] if self.goal else None
+        with torch.no_grad():
+            actions = self.proposals(state, goal, batch["action"], draw)  # B S A
+            best = self.outcome(state, goal, actions, draw).argmin(1)
+        return self.imitated(batch, goal, actions, best, draw)
+
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """The energy of memory's own transitions."""
         world, known = self.world, batch["state"][:, None]
@@ -169,7 +219,11 @@ class AgentLearner(L.LightningModule):
 
     def first_stage(self) -> int:
         """Optimiser steps in which the dynamics are corrected."""
-        return round(self.correct * int(self.trainer.estimated_stepping_batches))
+        return round(self.correct * self.total_steps())
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return int(self.trainer.estimated_stepping_batches)
 
     def proposals(
         self, state: Tensor, goal: Tensor | None, done: Tensor, draw: torch.Generator
@@ -203,12 +257,21 @@ class AgentLearner(L.LightningModule):
         total = now.new_zeros(len(now))
         least = torch.full_like(total, torch.inf)
         for step in range(1, self.holds[-1] + 1):
-            now = self.world.imagine(now[:, None], act[:, None], z)[:, 0]
+            before, now = now, self.world.imagine(now[:, None], act[:, None], z)[:, 0]
             total = total + self.discount ** (step - 1) * self.intrinsic(now, act, task)
+            if isinstance(self.critic, Reach):
+                total = total + LEAP * leaps(self.critic, torch.stack((before, now), 1))[:, 0]
             if step in self.holds:
-                later = self.target.each(now, aim).amax(0)  # the least hopeful network
+                later = self.later(now, aim)
                 least = torch.minimum(least, total + self.discount**step * later)
         return least.view(len(state), count)
+
+    def later(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """What comes after these states, `N`: by the least hopeful network, or the mean of ways."""
+        if isinstance(self.critic, Reach):
+            return self.critic.each(states, goal).mean(0)
+        assert self.target is not None
+        return self.target.each(states, goal).amax(0)
 
     def lived(self, ahead: Tensor) -> Tensor:
         """The most that the way of memory from state to goal can have cost, `B`.
@@ -261,7 +324,7 @@ class AgentLearner(L.LightningModule):
         mine = [*self.critic.parameters(), *self.policy.parameters()]
         groups = [{"params": list(self.dynamics.parameters())}, {"params": mine}]
         optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
-        total, first = int(self.trainer.estimated_stepping_batches), self.first_stage()
+        total, first = self.total_steps(), self.first_stage()
 
         def rate(begin: int, end: int, step: int) -> float:
             if not begin <= step < end:
@@ -280,7 +343,7 @@ class AgentLearner(L.LightningModule):
         """The target network moves inside the step, so that no checkpoint comes between."""
         learns = self.global_step >= self.first_stage()
         super().optimizer_step(*args, **kwargs)
-        if learns:
+        if learns and self.target is not None:
             ema_update(self.target, self.critic, self.momentum)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

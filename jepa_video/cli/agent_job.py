@@ -12,10 +12,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..agent.actor import Search, planner_of
-from ..agent.agent import FOLDER, Mind, save_agent
 from ..agent.bank import BankData, encoded
+from ..agent.configurator import doubts
 from ..agent.cost import IntrinsicCost, refuse_cost
 from ..agent.learner import AgentLearner
+from ..agent.mind import FOLDER, Mind, save_agent
 from ..agent.scene import completion, scene_words
 from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
@@ -100,6 +101,7 @@ class AgentJob(TrainingJob):
         self.module = AgentLearner(
             self.world, intrinsic, self.mind.weights, goal, norm=norm, zones=zones, **settings
         )
+        self.mind = replace(self.mind, ways=self.module.ways)
         self.module.scale_to(*self.data.bank.moments())
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
 
@@ -158,13 +160,14 @@ class AgentJob(TrainingJob):
         module, bank = self.module, self.data.bank
         sizes = [millions(part.parameters()) for part in (module.critic, module.policy)]
         cost = ", ".join(f"{weight:g} {name}" for name, weight in self.mind.weights.items())
-        alone = [] if self.mind.members > 1 else [ONE_NETWORK]
+        ways = " of ways" if self.mind.ways else ""
+        alone = [] if doubts(module.critic) else [ONE_NETWORK]
         return [
             *alone,
             *scene_words(self.mind.memory),
             f"run       {parts.run.path}",
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
-            f"critic    {sizes[0]}; policy {sizes[1]}, from {module.source}; cost: {cost}",
+            f"critic    {sizes[0]}{ways}; policy {sizes[1]}, from {module.source}; cost: {cost}",
             f"training  {parts.trainer.max_steps} steps of {self.data.batch_size} states",
         ]
 

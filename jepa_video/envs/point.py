@@ -28,6 +28,7 @@ SIDE: Final = 2.6  # pixels, clearance of starts and goals from walls: twice tha
 WALL: Final = 1.0  # pixels on both sides of a wall's middle line
 WALLS, DOTS = (40, 90, 200), (255, 220, 60)
 _BORDER: Final = ((-9, -9, LOW, 99), (HIGH, -9, 99, 99), (-9, -9, 99, LOW), (-9, HIGH, 99, 99))
+_LAYOUT: Final = 11  # stream of a scene's layout
 _EDGE: Final = 1e-9  # a door's own edge belongs to the door
 
 Collision = Literal["stay", "bounce"]
@@ -44,10 +45,12 @@ class PointWorld(World):
         view: pixels along x and along y from the dot to the end of what is seen; the rest has the
             colour of `unseen.py`. The picture of the goal shows as much around the goal: what would
             be seen from there. None: all is seen.
+        scenes: how many layouts there are, so that several episodes share one, and a goal can be
+            what another episode saw there; None: every episode has its own.
 
     Raises:
-        UserError: another collision, or a view in which the dot's last place may be missing: what
-            is remembered of it would stay.
+        UserError: another collision, no scene, or a view in which the dot's last place may be
+            missing: what is remembered of it would stay.
 
     Subclasses set for the episodes that begin: `boxes` `B K 4`; `doors` `B M 2`, their middles;
     `joins` `B M 2`, the cells on both sides of each (-1: no door); and `lines`, the middle lines of
@@ -70,7 +73,10 @@ class PointWorld(World):
         repeat: int = 1,
         collision: Collision = "stay",
         view: float | None = None,
+        scenes: int | None = None,
     ) -> None:
+        if scenes is not None and scenes < 1:
+            raise UserError(f"scenes must be 1 or more, not {scenes}")
         if collision not in ("stay", "bounce"):
             raise UserError(f"collision must be stay or bounce, not {collision!r}")
         least = DRAWN + REACH * repeat
@@ -78,7 +84,7 @@ class PointWorld(World):
             raise UserError(f"view must be {least:g} or more (the dot and its way), not {view}")
         self.noise = 2 if collision == "bounce" else 0
         super().__init__(batch, budget, stack, repeat)
-        self.collision, self.view = collision, view
+        self.collision, self.view, self.scenes = collision, view, scenes
         self.boxes = np.zeros((batch, self.walls + len(_BORDER), 4))
         self.boxes[:, self.walls :] = _BORDER
         self.doors = np.zeros((batch, self.openings, 2))
@@ -86,6 +92,12 @@ class PointWorld(World):
         self.lines = (np.zeros((batch, self.grid[0] - 1)), np.zeros((batch, self.grid[1] - 1)))
         self.next_door = np.zeros((batch, *(self.grid[0] * self.grid[1],) * 2), np.int64)
         self._ground = paint.canvas(batch)
+
+    def layout_source(self, source: np.random.Generator) -> np.random.Generator:
+        """What a layout is drawn from: the episode's own source, or that of its scene."""
+        if self.scenes is None:
+            return source
+        return np.random.default_rng([_scene(source, self.scenes), _LAYOUT])
 
     @abstractmethod
     def lay(self, episode: int) -> None:
@@ -188,6 +200,15 @@ class PointWorld(World):
         place = place + shift
         place[rows, axis] = face + shift[rows, axis]
         return np.asarray(np.clip(place, LOW + 0.3, HIGH - 0.3))
+
+
+def scene_of(seed: int, scenes: int) -> int:
+    """Which of the `scenes` layouts the episode of this seed has."""
+    return _scene(np.random.default_rng(seed), scenes)
+
+
+def _scene(source: np.random.Generator, scenes: int) -> int:
+    return int(source.integers(scenes))
 
 
 def routes(joins: Array, cells: int) -> Array:

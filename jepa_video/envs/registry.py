@@ -98,8 +98,8 @@ def all_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
 def env_words(id: str | None, settings: dict[str, Any]) -> str:
     """The options of a command line that name an environment: `--env` and what is set in it.
 
-    What is as usual is left out, and so is the budget: that of episodes to learn from says for how
-    long somebody explored, and whoever is judged has the environment's own.
+    What is as usual is left out, and so are budget and scenes: those of episodes to learn from say
+    for how long somebody explored, and where; whoever is judged has the environment's own.
     """
     if id is None:
         return "--env ID"
@@ -110,7 +110,7 @@ def env_words(id: str | None, settings: dict[str, Any]) -> str:
     own = [
         f"--{name} {shlex.quote(str(value))}"
         for name, value in settings.items()
-        if name != "budget" and value != usual.get(name)
+        if name not in ("budget", "scenes") and value != usual.get(name)
     ]
     return " ".join([f"--env {shlex.quote(id)}", *own])
 

@@ -38,12 +38,13 @@ class Rooms(PointWorld):
 
     def draw(self, source: np.random.Generator) -> tuple[float, ...]:
         """Walls, doors, and two rooms that are no neighbours by a door."""
-        lines = source.integers((20, 40, 20, 40), (25, 45, 25, 45))
-        open_ = tree(source)
+        layout = self.layout_source(source)
+        lines = layout.integers((20, 40, 20, 40), (25, 45, 25, 45))
+        open_ = tree(layout)
         doors = np.full(_INNER, -1.0)
         for k in map(int, np.flatnonzero(open_)):
             low, high = self._span(lines, k)
-            doors[k] = source.uniform(low + 0.5 + self.half_door, high - 0.5 - self.half_door)
+            doors[k] = layout.uniform(low + 0.5 + self.half_door, high - 0.5 - self.half_door)
         joins = np.where(open_[:, None], _PAIRS, -1)
         while True:
             first, last = source.choice(_CELLS**2, 2, replace=False)

@@ -49,7 +49,7 @@ class TwoRooms(PointWorld):
     """Two rooms and a door 9 pixels wide.
 
     Args:
-        batch, budget, stack, repeat, collision: see `PointWorld`.
+        batch, budget, stack, repeat, collision, scenes: see `PointWorld`.
         layouts: `random`: wall at 20 to 44, door at 10 to 54; `fixed`: 32 and 18; `seen` and
             `unseen` share the random ones four to one, so that a world model trained on `seen` can
             be asked about walls that it never saw.
@@ -68,15 +68,16 @@ class TwoRooms(PointWorld):
         repeat: int = 1,
         collision: Collision = "stay",
         layouts: Layouts = "random",
+        scenes: int | None = None,
     ) -> None:
         if layouts not in ("random", "fixed", "seen", "unseen"):
             raise UserError(f"layouts must be random, fixed, seen or unseen, not {layouts!r}")
-        super().__init__(batch, budget, stack, repeat, collision)
+        super().__init__(batch, budget, stack, repeat, collision, scenes=scenes)
         self.layouts = layouts
 
     def draw(self, source: np.random.Generator) -> tuple[float, ...]:
         """Start and goal in opposite rooms, and the layout."""
-        wall, door = self._layout(source)
+        wall, door = self._layout(self.layout_source(source))
         left = source.uniform(LOW + SIDE, wall - WALL - SIDE)
         right = source.uniform(wall + WALL + SIDE, HIGH - SIDE)
         y = source.uniform(LOW + SIDE, HIGH - SIDE, 2)

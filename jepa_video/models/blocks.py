@@ -5,6 +5,8 @@ Shapes: `B` clips, `N` tokens, `D` width, `h` heads, `d` width of a head.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
@@ -53,6 +55,31 @@ class Mlp(nn.Module):
         """`... D` to `... out`."""
         y: Tensor = self.down(F.gelu(self.up(x)))
         return y
+
+
+class Waves(nn.Module):
+    """Numbers beside sines of learned projections of them, so that what is sharp can be learned.
+
+    A wall is three pixels thick, and a network of plain layers smooths over it. Learned Fourier
+    features: Yang, Ajay and Agrawal (2022), "Overcoming the spectral bias of neural value
+    approximation".
+
+    Args:
+        width: numbers that come in.
+        count: sines.
+        scale: of the frequencies at first, for numbers of deviation 1.
+    """
+
+    def __init__(self, width: int, count: int = 256, scale: float = 2.0) -> None:
+        super().__init__()
+        self.out = width + count
+        self.project = nn.Linear(width, count)
+        nn.init.normal_(self.project.weight, std=scale / math.sqrt(width))
+        nn.init.uniform_(self.project.bias, -math.pi, math.pi)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`... width` to `... out`."""
+        return torch.cat((x, torch.sin(self.project(x))), -1)
 
 
 class Block(nn.Module):

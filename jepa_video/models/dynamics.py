@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, within
-from .blocks import Block, Mlp, init_weights, rescale_residuals, run_blocks
+from .blocks import Block, Mlp, Waves, init_weights, rescale_residuals, run_blocks
 from .rope import grid_positions, rotary_tables
 
 
@@ -81,9 +81,13 @@ class VectorDynamics(Dynamics):
         tokens: `P`, which must be 1.
         action: `A`.
         latent_width: `Z`.
+        aim: how many of a state's numbers, from the first on, say where the agent is; the others
+            are narrowed before anything else is made of them. None: all.
         hidden: width inside.
         depth: residual layers.
         history: states that it looks at.
+        narrow: numbers that are made of a state's others.
+        waves: sines, see `Waves`; 0 for none.
         condition: width of what the modulation is made from; small, since planning pays for it.
 
     Raises:
@@ -96,18 +100,27 @@ class VectorDynamics(Dynamics):
         tokens: int,
         action: int,
         latent_width: int = 0,
+        aim: int | None = None,
         hidden: int = 256,
         depth: int = 2,
         history: int = 1,
+        narrow: int = 32,
+        waves: int = 256,
         condition: int = 64,
     ) -> None:
         super().__init__()
         if tokens != 1:
             raise UserError("VectorDynamics moves one vector: give model.state VectorState")
         within("model.dynamics", 1, hidden=hidden, history=history, condition=condition)
-        within("model.dynamics", 0, depth=depth)
+        within("model.dynamics", 1, narrow=narrow)
+        within("model.dynamics", 0, depth=depth, waves=waves)
         self.history, self.latent_width, self.hidden = history, latent_width, hidden
-        self.enter = nn.Linear(history * width + (history - 1) * action, hidden)
+        self.aim = width if aim is None else aim
+        rest = width - self.aim
+        self.narrow = nn.Linear(rest, narrow) if rest else None
+        each = self.aim + (narrow if rest else 0)
+        self.waves = Waves(history * each + (history - 1) * action, waves)
+        self.enter = nn.Linear(self.waves.out, hidden)
         self.act = nn.Linear(action + latent_width, condition)
         self.modulations = nn.ModuleList(nn.Linear(condition, 3 * hidden) for _ in range(depth))
         self.layers = nn.ModuleList(Mlp(hidden, hidden) for _ in range(depth))
@@ -118,7 +131,10 @@ class VectorDynamics(Dynamics):
 
     def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """See `Dynamics`."""
-        seen = torch.cat((states.flatten(1), actions[:, :-1].flatten(1)), 1)
+        known = states.flatten(2)
+        if self.narrow is not None:
+            known = torch.cat((known[..., : self.aim], self.narrow(known[..., self.aim :])), -1)
+        seen = self.waves(torch.cat((known.flatten(1), actions[:, :-1].flatten(1)), 1))
         cause = actions[:, -1]
         if self.latent_width:
             if z is None:
@@ -143,6 +159,7 @@ class TokenDynamics(Dynamics):
         tokens: `P`, a square number.
         action: `A`.
         latent_width: `Z`.
+        aim: is not looked at: all tokens are alike.
         hidden: width inside.
         depth: blocks.
         heads: attention heads.
@@ -159,6 +176,7 @@ class TokenDynamics(Dynamics):
         tokens: int,
         action: int,
         latent_width: int = 0,
+        aim: int | None = None,
         hidden: int = 96,
         depth: int = 3,
         heads: int = 3,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -39,31 +39,12 @@ from ..models.rope import Grid
 from ..models.state import MapState, Proprioception, StateHead
 from ..randomness import CLIP, LATENT, generator
 from .inference import InferZ
+from .passages import Passage, passages
 from .schedules import warmup_cosine
 from .second_level import untouched
 from .settings import refuse_backend, refuse_rates
 
 READ = ("state", "reward")  # what the readouts tell of a state
-
-
-class Passage(NamedTuple):
-    """What was, what was done, and what came of it.
-
-    Attributes:
-        known: states up to now, `B T P D`.
-        past: actions between them, `B T-1 A`.
-        actions: actions from now on, `B H A`.
-        future: the states after them, `B H P D`.
-    """
-
-    known: Tensor
-    past: Tensor
-    actions: Tensor
-    future: Tensor
-
-    def repeated(self, times: int) -> Passage:
-        """Each one `times` times in a row."""
-        return Passage(*(part.repeat_interleave(times, 0) for part in self))
 
 
 class WorldModel(L.LightningModule):
@@ -75,7 +56,8 @@ class WorldModel(L.LightningModule):
         train: `full` trains the encoder too, `frozen` leaves it as it was loaded.
         state: makes the head from the width and grid of the tokens: one vector with a map of the
             scene or without, or patch tokens.
-        dynamics: makes the dynamics from width and tokens of a state, width of an action, of z.
+        dynamics: makes the dynamics from width and tokens of a state, width of an action, of z, and
+            how many of a state's numbers say where the agent is.
         latent: makes the latent from the width of a state; one z for a passage.
         infer_z: how z is found: by the posterior alone, or by minimising the energy.
         regularizer: makes the term that keeps the states from collapse.
@@ -89,6 +71,8 @@ class WorldModel(L.LightningModule):
         regularize: weight of the regulariser's terms.
         inverse: weight of the inverse model's squared error.
         temporal: weight of the squared distance of neighbouring states.
+        steady: weight of the squared distance of the scene's numbers, those of a state beyond its
+            `aim`, to those of another frame of the window; 0 where the scene changes.
         felt: names of state numbers that the agent feels itself (proprioception), added to what it
             sees; those of `facts.state_names`.
         learning_rate: peak of the schedule.
@@ -109,7 +93,7 @@ class WorldModel(L.LightningModule):
         encoder: Callable[[], VideoEncoder] = ConvEncoder,
         train: Literal["full", "frozen"] = "full",
         state: Callable[[int, Grid], StateHead] = MapState,
-        dynamics: Callable[[int, int, int, int], Dynamics] = VectorDynamics,
+        dynamics: Callable[[int, int, int, int, int], Dynamics] = VectorDynamics,
         latent: Callable[[int], Latent] = NoLatent,
         infer_z: InferZ = InferZ(),
         regularizer: Callable[[], Regularizer] = VCReg,
@@ -122,6 +106,7 @@ class WorldModel(L.LightningModule):
         regularize: float = 20.0,
         inverse: float = 50.0,
         temporal: float = 1.0,
+        steady: float = 25.0,
         felt: Sequence[str] = (),
         learning_rate: float = 2e-3,
         final_learning_rate: float = 0.01,
@@ -143,7 +128,7 @@ class WorldModel(L.LightningModule):
         refuse_rates(learning_rate, final_learning_rate, warmup, weight_decay, betas)
         refuse_backend(compile)
         weights = {"prediction": prediction, "regularize": regularize}
-        within("model", 0, **weights, inverse=inverse, temporal=temporal)
+        within("model", 0, **weights, inverse=inverse, temporal=temporal, steady=steady)
         if unknown := [name for name in felt if name not in facts.state_names]:
             told = ", ".join(facts.state_names) or "none"
             raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
@@ -157,18 +142,20 @@ class WorldModel(L.LightningModule):
         self.latent, self.infer_z = latent(width), infer_z
         if self.latent.per == "token":
             raise UserError("a world model has one z for a passage: model.latent.per clip or group")
-        self.dynamics = dynamics(width, tokens, facts.action_size, self.latent.dim)
+        sizes = width, tokens, facts.action_size, self.latent.dim, self.state.aim
+        self.dynamics = dynamics(*sizes)
         self.inverse_model = InverseDynamics(self.state.aim, facts.action_size)
         # Several ranks wait for the gradient of every weight that trains; without the term it has
         # none.
         self.inverse_model.requires_grad_(inverse > 0)
-        sizes = [("state", facts.state_size), ("reward", 1)]
-        self.readout = Readout(width * tokens, [(name, size) for name, size in sizes if size])
+        read = [("state", facts.state_size), ("reward", 1)]
+        self.readout = Readout(width * tokens, [(name, size) for name, size in read if size])
         self.felt = [facts.state_names.index(name) for name in felt]
         self.proprioception = Proprioception(len(felt), width) if felt else None
         self.regularizer, self.distance = regularizer(), distance
         self.prediction, self.regularize = prediction, regularize
-        self.inverse, self.temporal = inverse, temporal
+        self.inverse, self.temporal, self.steady = inverse, temporal, steady
+        self.scenic = steady > 0 and self.state.aim < width * tokens  # whether there is a scene
         self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
         self.warmup, self.weight_decay, self.betas = warmup, weight_decay, betas
         self.seed, self.backend = seed, compile
@@ -190,6 +177,7 @@ class WorldModel(L.LightningModule):
         told = self.imagine(passage.known, passage.actions, z.z, passage.past)  # B H P D
         terms = {"energy": self.prediction * self.energy(told, passage.future).mean(), **z.terms}
         terms |= self.against_collapse(states) | self.grounded(states, batch["action"])
+        terms |= self.standing(states, batch)
         loss = torch.stack(list(terms.values())).sum()
         read = self.read_error(states.detach(), batch)
         self.log_dict({"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}})
@@ -216,9 +204,14 @@ class WorldModel(L.LightningModule):
             return batch
         draw = generator(self.seed, CLIP, rank(), self.draws)
         first = int(torch.randint(frames - self.piece + 1, (), generator=draw))
+        other = int(torch.randint(frames - self.encoder.frames + 1, (), generator=draw))
         seen, done = slice(first, first + self.piece), slice(first, first + self.piece - 1)
         cut = {"video": seen, "scene": seen, "state": seen, "action": done, "reward": done}
-        return {name: batch[name][:, part] for name, part in cut.items() if name in batch}
+        looked = {name: batch[name][:, part] for name, part in cut.items() if name in batch}
+        if self.scenic:
+            there = slice(other, other + self.encoder.frames)
+            looked |= {f"other/{n}": batch[n][:, there] for n in ("video", "scene") if n in batch}
+        return looked
 
     def encode(
         self, video: Tensor, own: Tensor | None = None, scene: Tensor | None = None
@@ -254,23 +247,7 @@ class WorldModel(L.LightningModule):
         One begins after every `context` states, as far as the window reaches: `B J` of them in all.
         Without a horizon there is one, to the end of the window.
         """
-        known, actions = self.context, actions[:, self.encoder.frames - 1 :]
-        steps = states.shape[1] - known
-        steps = steps if horizon is None else min(horizon, steps)
-
-        def cut(part: Tensor, first: int, count: int) -> Tensor:
-            starts = states.shape[1] - known - steps + 1
-            if not count:
-                return part[:, :0].repeat_interleave(starts, 0)
-            windows = part[:, first:].unfold(1, count, 1)[:, :starts]  # B J ... count
-            return windows.movedim(-1, 2).flatten(0, 1)
-
-        return Passage(
-            cut(states, 0, known),
-            cut(actions, 0, known - 1),
-            cut(actions, known - 1, steps),
-            cut(states, known, steps),
-        )
+        return passages(states, actions[:, self.encoder.frames - 1 :], self.context, horizon)
 
     def imagine(
         self, known: Tensor, actions: Tensor, z: Tensor | None = None, past: Tensor | None = None
@@ -302,6 +279,17 @@ class WorldModel(L.LightningModule):
                 weighted = self.regularize * value
                 terms[key] = terms[key] + weighted if key in terms else weighted
         return terms
+
+    def standing(self, states: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a scene's numbers differ by from those of another time of the window."""
+        if not self.scenic or self.settled:
+            return {}
+        other = states[:, -1:]
+        if "other/video" in batch:
+            other = self.encode(batch["other/video"], scene=batch.get("other/scene"))
+        aim = self.state.aim
+        gap = states.flatten(2)[:, :1, aim:] - other.flatten(2)[..., aim:]
+        return {"steady": self.steady * gap.square().mean()}
 
     def perception(self) -> list[nn.Parameter]:
         """The weights that make states out of pictures, and the inverse model that shapes them."""

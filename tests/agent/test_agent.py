@@ -14,8 +14,9 @@ from gymnasium import spaces
 from torch import nn
 
 from jepa_video.agent.actor import Search
-from jepa_video.agent.agent import FAR, Agent, Mind, save_agent
+from jepa_video.agent.agent import FAR, Agent
 from jepa_video.agent.cost import Critic
+from jepa_video.agent.mind import Mind, save_agent
 from jepa_video.agent.planners import CEM, CategoricalCEM
 from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.task import Zone

@@ -61,6 +61,23 @@ def test_goals_are_states_of_the_same_episode_and_ahead_tells_how_far():
     assert share == pytest.approx(0.25 + 0.75 * 7 / 19, abs=0.12)
 
 
+def test_episodes_of_one_scene_lend_each_other_goals():
+    bank = Bank(seed=0, near=2)
+    for number, scene in enumerate((7, None, 7, None)):
+        states = torch.arange(5.0).add(10 * number).view(5, 1, 1)
+        bank.add(states, torch.zeros(4, 1), torch.zeros(4), scene=scene)
+    of = {0: {0, 2}, 1: {1}, 2: {0, 2}, 3: {3}}
+    met: dict[int, set[int]] = {number: set() for number in of}
+    for draw in range(40):
+        drawn = bank.__getitems__([(index, draw) for index in range(len(bank))])
+        own, aim = (drawn[n].flatten().long() // 10 for n in ("state", "goal"))
+        for first, last in zip(own.tolist(), aim.tolist(), strict=True):
+            met[first].add(last)
+        gap = (drawn["goal"] - drawn["state"]).flatten().long()
+        assert torch.equal(drawn["ahead"], torch.where(own == aim, gap, -1))
+    assert met == of
+
+
 def test_a_draw_is_a_function_of_its_key():
     memory = bank()
     keys = [(5, 40), (9, 41), (3, 42)]
@@ -145,7 +162,8 @@ def line_learner(**options) -> AgentLearner:
     world = moving_world(STEP, action_size=1)
     torch.manual_seed(0)
     intrinsic = IntrinsicCost(0.05, 1, lambda states, name: states.flatten(-2))
-    settings = {"hidden": 48, "discount": DISCOUNT, "momentum": 0.7, "correct": 0.0, **options}
+    settings = {"hidden": 48, "discount": DISCOUNT, "momentum": 0.7, "correct": 0.0}
+    settings |= {"judge": "value", **options}
     return on_trainer(AgentLearner(world, intrinsic, {"goal": 1.0}, True, 1.0, **settings))
 
 
@@ -201,7 +219,7 @@ def stairs() -> AgentLearner:
     torch.manual_seed(0)
     intrinsic = IntrinsicCost(0.01, 1, world.read)
     settings = {"hidden": 64, "discount": DISCOUNT, "momentum": 0.7, "holds": (1,)}
-    settings |= {"candidates": 6, "correct": 0.0}
+    settings |= {"candidates": 6, "correct": 0.0, "judge": "value"}
     learner = on_trainer(AgentLearner(world, intrinsic, {"goal": 1.0}, True, **settings))
 
     def pairs(step: int) -> dict[str, Tensor]:
@@ -250,7 +268,9 @@ def test_first_the_dynamics_are_corrected_on_what_memory_saw():
     torch.manual_seed(0)
     nn.init.normal_(model.dynamics.leave.weight)
     intrinsic = IntrinsicCost(0.5, 3, model.read)
-    learner = AgentLearner(model, intrinsic, {"goal": 1.0}, True, hidden=16, correct=0.3)
+    learner = AgentLearner(
+        model, intrinsic, {"goal": 1.0}, True, hidden=16, correct=0.3, judge="value"
+    )
     state, goal, after = torch.randn(3, 20, 1, 3).unbind(0)
     given = {"state": state, "goal": goal, "next": after, "action": torch.rand(20, 2) * 2 - 1}
     given["ahead"] = torch.full((20,), 4)
@@ -376,7 +396,7 @@ def test_every_source_of_the_policy_trains_it(source, discrete):
     world = moving_world(action_size=3, discrete=discrete)
     intrinsic = IntrinsicCost(0.5, 3, world.read)
     torch.manual_seed(0)
-    settings = {"source": source, "hidden": 16, "correct": 0.0}
+    settings = {"source": source, "hidden": 16, "correct": 0.0, "judge": "value"}
     learner = on_trainer(AgentLearner(world, intrinsic, {"goal": 1.0}, True, **settings))
     kinds = torch.eye(3)[torch.arange(20) % 3]
     actions = kinds if discrete else torch.rand(20, 3) * 2 - 1

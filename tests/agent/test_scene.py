@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_video.agent.agent import Agent, save_agent
+from jepa_video.agent.agent import Agent
 from jepa_video.agent.bank import states_of
 from jepa_video.agent.collect import collect
+from jepa_video.agent.mind import save_agent
 from jepa_video.agent.perception import Perception
 from jepa_video.agent.scene import SceneMemory, completion
 from jepa_video.agent.task import Task

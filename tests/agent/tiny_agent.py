@@ -12,8 +12,8 @@ from lightning import LightningModule
 from torch import Tensor
 
 from jepa_video.agent.actor import Search
-from jepa_video.agent.agent import Mind, save_agent
 from jepa_video.agent.cost import Critic
+from jepa_video.agent.mind import Mind, save_agent
 from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.world_files import save_world
 from jepa_video.data.episodes import Facts
@@ -49,7 +49,7 @@ class Moving(Dynamics):
 
     history, latent_width = 1, 0
 
-    def __init__(self, width: int = 2, tokens: int = 1, action: int = 2, z: int = 0) -> None:
+    def __init__(self, width: int = 2, tokens: int = 1, action: int = 2, *sizes: int) -> None:
         super().__init__()
         self.step = 1.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from jepa_video.envs import make, make_batch
 from jepa_video.envs.geometry import first_hit
-from jepa_video.envs.point import REACH
+from jepa_video.envs.point import REACH, scene_of
 from jepa_video.envs.policies import make_policy
 from jepa_video.envs.push import ARM, FINGER, HALF, contact, pushed
 from jepa_video.envs.rollout import HELD_OUT, TRAIN, play, seeds_of
@@ -486,3 +486,18 @@ def test_the_finger_never_stays_inside_the_block_and_a_block_alone_rests():
         assert depth.max() < 0.6 * FINGER
         assert (env.state[:, 2:4] > 4 + HALF).all() and (env.state[:, 2:4] < 60 - HALF).all()
     assert (np.abs(env.state[:, 2:] - first).max(axis=1) > 3).mean() > 0.8
+
+
+@pytest.mark.parametrize("id", ["TwoRooms", "Rooms"])
+def test_episodes_of_one_scene_share_its_layout_and_nothing_else(id):
+    env, seeds = make_batch(id, 40, scenes=3), list(range(100, 140))
+    env.reset(seed=seeds)
+    scenes = np.array([scene_of(seed, 3) for seed in seeds])
+    assert set(scenes) == {0, 1, 2}
+    for scene in range(3):
+        layouts = env.task[scenes == scene, 4:]
+        assert (layouts == layouts[0]).all()
+    assert len(np.unique(env.task[:, 4:], axis=0)) == 3
+    assert len(np.unique(env.task[:, :4], axis=0)) == 40
+    with pytest.raises(UserError, match="scenes must be 1 or more"):
+        make_batch(id, 1, scenes=0)

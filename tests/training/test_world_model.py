@@ -89,11 +89,26 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 
 
 def test_a_term_without_weight_has_no_part():
-    model = on_trainer(world(regularizer=NoRegularizer, inverse=0.0, temporal=0.0))
+    model = on_trainer(world(regularizer=NoRegularizer, inverse=0.0, temporal=0.0, steady=0.0))
     logged: dict[str, float] = {}
     model.log_dict = lambda values: logged.update({k: float(v) for k, v in values.items()})
     model.training_step(batch(), 0)
     assert logged["loss"] == pytest.approx(logged["energy"])
+
+
+def test_the_scene_is_held_to_that_of_another_time_of_the_window():
+    model = on_trainer(world(piece=3, steady=7.0))
+    given = batch(frames=9)
+    looked = model.looked_at(given)
+    assert looked["other/video"].shape[1] == model.encoder.frames
+    states, other = model.encode(looked["video"]), model.encode(looked["other/video"])
+    aim = model.state.aim
+    gap = (states[:, 0, 0, aim:] - other[:, 0, 0, aim:]).square().mean()
+    torch.testing.assert_close(model.standing(states, looked)["steady"], 7 * gap)
+    whole = model.encode(given["video"])
+    ends = (whole[:, 0, 0, aim:] - whole[:, -1, 0, aim:]).square().mean()
+    torch.testing.assert_close(model.standing(whole, given)["steady"], 7 * ends)
+    assert gap > 0 and not on_trainer(world(state=VectorState)).scenic
 
 
 def test_when_it_has_settled_the_encoder_has_no_gradient_and_the_dynamics_have():
@@ -109,7 +124,9 @@ def test_when_it_has_settled_the_encoder_has_no_gradient_and_the_dynamics_have()
 
 
 def test_readouts_shape_nothing():
-    model = on_trainer(world(regularizer=NoRegularizer, inverse=0.0, temporal=0.0, prediction=0.0))
+    model = on_trainer(
+        world(regularizer=NoRegularizer, inverse=0.0, temporal=0.0, steady=0.0, prediction=0.0)
+    )
     model.training_step(batch(), 0)["loss"].backward()
     assert model.encoder.last.weight.grad is None or not model.encoder.last.weight.grad.any()
     assert model.readout.maps["state"].weight.grad.any()

@@ -1,0 +1,130 @@
+"""What an agent is beside its world model: plain values, critic and policy; and their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import save_file
+
+from ..errors import UserError
+from ..interop.files import read_json, read_safetensors, whole_folder
+from ..training.world_model import WorldModel
+from .actor import Search, planner_of
+from .cost import Critic, refuse_cost
+from .policy import ReactivePolicy
+from .reach import Reach
+from .scene import completion
+from .task import Zone
+from .world_files import UNFIT, said
+
+FOLDER: Final = "agent"
+WEIGHTS: Final = "agent.safetensors"
+CONFIG: Final = "config.json"
+
+
+@dataclass(frozen=True)
+class Mind:
+    """What an agent is beside its world model, as plain values.
+
+    Args:
+        reach: distance of states that count as the same place, see `IntrinsicCost`.
+        weights: of the cost's terms.
+        goal: whether there are goals.
+        discount: of each step.
+        search: how mode 2 looks.
+        hidden: width of critic and policy; 0 where there are none.
+        members: networks of the critic.
+        doubt: disagreement of the critic above which auto mode plans.
+        zones: boxes to keep out of, for the term `zone`.
+        norm: longest action; None where each number has its own limits alone.
+        memory: patches of the scene, and moments, that are remembered; 0 for none.
+        ways: whether the critic is one of ways, see `Reach`.
+    """
+
+    reach: float
+    weights: dict[str, float]
+    goal: bool = True
+    discount: float = 0.97
+    search: Search = field(default_factory=Search)
+    hidden: int = 0
+    members: int = 0
+    doubt: float = 0.0
+    zones: tuple[Zone, ...] = ()
+    norm: float | None = None
+    memory: int = 0
+    ways: bool = False
+
+    def asked(
+        self,
+        weights: dict[str, float] | None,
+        zones: Sequence[Zone] | None,
+        world: WorldModel,
+    ) -> Mind:
+        """The same with another cost, as far as one is given; without `zone` zones are forgotten.
+
+        Raises:
+            UserError: a cost that cannot be told of states of this world.
+        """
+        if weights is None and zones is None:
+            return self
+        weights = self.weights if weights is None else dict(weights)
+        kept = self.zones if weights.get("zone") else ()
+        zones = kept if zones is None else tuple(zones)
+        refuse_cost(weights, zones, self.goal, world.facts.state_size)
+        return replace(self, weights=weights, zones=zones)
+
+
+def critic_of(mind: Mind, width: int, aim: int) -> Critic | Reach:
+    """A fresh critic of this kind for states of `width` numbers, `aim` of which are a goal's."""
+    if mind.ways:
+        return Reach(width, aim, mind.hidden, mind.discount, mind.weights["goal"])
+    return Critic(width, aim, mind.hidden, mind.members)
+
+
+def save_agent(mind: Mind, critic: Critic | Reach, policy: ReactivePolicy, folder: Path) -> None:
+    """Write an agent's weights and config; a crash leaves no half of them."""
+    parts = {"critic": critic, "policy": policy}
+    weights = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
+    with whole_folder(folder) as draft:
+        save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / CONFIG).write_text(json.dumps(asdict(mind), indent=2) + "\n")
+
+
+def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Critic | Reach, ReactivePolicy]:
+    """What `save_agent` wrote, for its world.
+
+    Raises:
+        UserError: it does not load.
+    """
+    entries, weights = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
+    facts, width = world.facts, world.state.width * world.state.tokens
+    try:
+        known = {one.name for one in fields(Mind)}
+        told = {name: value for name, value in entries.items() if name in known}
+        told["search"] = Search(**told["search"])
+        told["zones"] = tuple(
+            Zone(tuple(z["low"]), tuple(z["high"]), z["margin"]) for z in told["zones"]
+        )
+        mind = Mind(**told)
+        planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
+        completion(mind.memory)
+        with torch.random.fork_rng(devices=[]):
+            aim = world.state.aim if mind.goal else 0
+            critic = critic_of(mind, width, aim)
+            policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, mind.hidden)
+        for name, part in (("critic.", critic), ("policy.", policy)):
+            part.load_state_dict(
+                {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
+            )
+    except (*UNFIT, UserError) as error:
+        raise UserError(f"{folder} holds an agent that does not load: {said(error)}") from error
+    return mind, critic.requires_grad_(False), policy.requires_grad_(False)

@@ -1,0 +1,132 @@
+"""A critic of ways: how many steps lie between two states, as a quasimetric of what they become.
+
+    d(s, g) = mean over groups of  max over landmarks i of  relu(f_i(s) - f_i(g))
+    loss    = mean softplus(far - d(s, g)) / weight  +  mean relu(d(s, s') - 1)^2
+
+Whatever f is, d(s, s) = 0 and d(a, c) <= d(a, b) + d(b, c). States and goals are pushed apart as
+far as the steps that memory took, each of which is one step long, hold them together: what remains
+is the length of the shortest way (Wang, Torralba, Isola and Zhang 2023, "Optimal goal-reaching
+reinforcement learning via quasimetric learning", eq. 8). No step is imagined, so that a way through
+a wall is never learned from; and one that is imagined and longer than any in memory is known for
+what it is.
+
+Shapes: states `N P D`, goals like them, groups G, landmarks of a group K.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.blocks import Mlp, Waves
+
+FAR = 1.2  # steps beyond which nothing is pushed further, in 1 / (1 - discount)
+LEAP = 10.0  # cost of each step by which an imagined step is too long
+SLACK = 0.5  # steps by which an imagined step may be longer than one without being a leap
+_BEND = 0.1  # of the softplus
+_WEIGHTS = (
+    5.0,
+    300.0,
+)  # of the constraint, at the beginning and from nine tenths of the training on
+
+
+class Reach(nn.Module):
+    """Steps to a goal, and the discounted cost of being on the way for so long.
+
+    Args:
+        width: `D` times `P` of a state.
+        aim: how many of its numbers, from the first on, say where the agent is: those of the goal.
+        hidden: width inside.
+        discount: of each step.
+        weight: of the cost `goal`, which each step on the way costs.
+        groups: that are averaged; where they disagree, it has not seen enough.
+        landmarks: of each.
+        narrow: numbers that are made of a state's others.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        aim: int,
+        hidden: int = 256,
+        discount: float = 0.97,
+        weight: float = 1.0,
+        groups: int = 8,
+        landmarks: int = 32,
+        narrow: int = 16,
+    ) -> None:
+        super().__init__()
+        self.aim, self.discount, self.weight, self.groups = aim, discount, weight, groups
+        rest = width - aim
+        self.narrow = nn.Linear(rest, narrow) if rest else None
+        self.waves = Waves(aim + (narrow if rest else 0))
+        self.enter, self.norm = nn.Linear(self.waves.out, hidden), nn.LayerNorm(hidden)
+        self.leave = Mlp(hidden, 2 * hidden, groups * landmarks)
+
+    @property
+    def goal(self) -> bool:
+        """There always is one."""
+        return True
+
+    def place(self, states: Tensor) -> Tensor:
+        """`f`: states `N P D` to `N G K`."""
+        s = states.flatten(1)
+        if self.narrow is not None:
+            s = torch.cat((s[:, : self.aim], self.narrow(s[:, self.aim :])), 1)
+        h = F.gelu(self.norm(self.enter(self.waves(s))))
+        return torch.stack(self.leave(h).chunk(self.groups, 1), 1)
+
+    def aimed(self, states: Tensor, goal: Tensor) -> Tensor:
+        """The goal in the scene of the states: its `aim` numbers, and the others of theirs."""
+        joined = torch.cat((goal.flatten(1)[:, : self.aim], states.flatten(1)[:, self.aim :]), 1)
+        return joined.view(states.shape)
+
+    def steps(self, states: Tensor, others: Tensor) -> Tensor:
+        """How many from states to others of the same scene, by each group: `G N`."""
+        return between(*self.place(torch.cat((states, others))).chunk(2))
+
+    def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """The discounted cost of the way to the goal, by each group: `G N`."""
+        assert goal is not None
+        steps = self.steps(states, self.aimed(states, goal))
+        return self.weight * (1 - self.discount**steps) / (1 - self.discount)
+
+    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """The mean of the groups, `N`."""
+        return self.each(states, goal).mean(0)
+
+    def loss(self, states: Tensor, after: Tensor, goal: Tensor, share: float) -> Tensor:
+        """See the top of the file.
+
+        Args:
+            states: of memory.
+            after: the states one step later.
+            goal: of the same scene.
+            share: of the training that is over: the constraint weighs ever more.
+        """
+        first, last = _WEIGHTS
+        weight = first * (last / first) ** min(1.0, share / 0.9)
+        places = self.place(torch.cat((states, after, self.aimed(states, goal))))
+        here, there, aim = places.chunk(3)
+        far = FAR / (1 - self.discount)
+        apart = F.softplus(far - between(here, aim).mean(0), beta=_BEND).mean()
+        long = (between(here, there).mean(0) - 1).relu().square().mean()
+        total: Tensor = apart / weight + long
+        return total
+
+
+def between(here: Tensor, there: Tensor) -> Tensor:
+    """`N G K` twice to steps `G N`."""
+    far: Tensor = (here - there).relu().amax(-1)
+    return far.T
+
+
+def leaps(reach: Reach, states: Tensor) -> Tensor:
+    """By how many steps each step of a path `N H+1 P D` is longer than one may be: `N H`."""
+    count, length = states.shape[:2]
+    places = reach.place(states.flatten(0, 1))
+    places = places.view(count, length, *places.shape[1:])
+    steps = between(places[:, :-1].flatten(0, 1), places[:, 1:].flatten(0, 1)).mean(0)
+    over: Tensor = (steps - 1 - SLACK).relu()
+    return over.view(count, length - 1)
