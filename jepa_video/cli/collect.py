@@ -97,15 +97,13 @@ def _collect(config: Any, settings: dict[str, Any]) -> None:
 
 def _next(env: str, out: str, settings: dict[str, Any]) -> list[str]:
     """What to do with the folder: an encoder, a world model, what policies reach."""
-    from ..envs.registry import all_settings
+    from ..envs.registry import env_words
     from . import VERBS
 
     size = settings.get("size", 64)
-    usual = all_settings(env, {})
-    own = [f" --{name} {value}" for name, value in settings.items() if value != usual[name]]
     lines = [
         f"jepa-video pretrain --data.root {out} --data.size {size} --model.encoder.image {size}",
         f"jepa-video world --data.root {out}",
-        f"jepa-video agent eval --env {env}{''.join(own)}",
+        f"jepa-video agent eval {env_words(env, settings)}",
     ]
     return [line for line in lines if line.split()[1] in VERBS]
