@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from jepa_video.cli import agent_job, world_job
 from jepa_video.cli.options import build_parser, parse
 from jepa_video.data.masks import MultiBlock
 from jepa_video.errors import UserError
@@ -190,3 +191,17 @@ def test_the_shares_of_visible_tokens_are_those_of_the_masks():
 def test_every_part_can_be_named_by_its_class(part, name):
     chosen = getattr(parse(build_parser(), [f"--model.{part}", name]).model, part)
     assert chosen.class_path.split(".")[-1] == name
+
+
+@pytest.mark.parametrize("verb", ["world", "agent"])
+def test_recipes_for_control_are_parsed_and_say_what_they_take(verb):
+    job = {"world": world_job, "agent": agent_job}[verb]
+    paths = sorted((CONFIGS / verb).glob("*.yaml"))
+    assert paths
+    for path in paths:
+        told = header(path)
+        assert {"for", "hardware", "time", "result"} <= told.keys(), path
+        config = parse(job.build_parser(), ["--config", str(path)])
+        for room, options in yaml.safe_load(path.read_text()).items():
+            for name, value in options.items():
+                assert config[room][name] == value, (path, room, name)
