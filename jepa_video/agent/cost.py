@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models.blocks import Mlp
 from ..training.world_model import WorldModel
-from .reach import LEAP, Reach, leaps
+from .reach import LEAP, Reach
 from .task import Situation, Task, Zone
 
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
@@ -252,15 +252,17 @@ class WorldCost:
         shares[-1] += self.final
         terms = self.intrinsic.terms(future, actions, task)
         told = {name: (value * shares).sum(-1) for name, value in terms.items()}
-        if self.critic is not None:
+        if isinstance(self.critic, Reach):
+            if task.goal is None:
+                raise UserError("the critic was trained for goals; the task has none")
+            left, over = self.critic.foretold(now, task.goal, future)
+            told["critic"] = self.discount**horizon * left[:, :, -1]
+            told["leap"] = LEAP * over.sum(-1)
+        elif self.critic is not None:
             last, goal = future[:, :, -1].flatten(0, 1), task.goal
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
             later = self.critic(last, each if self.critic.goal else None)
             told["critic"] = self.discount**horizon * later.view(actions.shape[:2])
-        if isinstance(self.critic, Reach):
-            begin = now[:, None, None].expand(-1, actions.shape[1], 1, -1, -1)
-            path = torch.cat((begin, future), 2).flatten(0, 1)
-            told["leap"] = LEAP * leaps(self.critic, path).sum(1).view(actions.shape[:2])
         return told
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:

@@ -39,7 +39,7 @@ from .bank import Bank
 from .cost import Critic, IntrinsicCost
 from .planners.base import Limits
 from .policy import ReactivePolicy
-from .reach import LEAP, Reach, leaps
+from .reach import LEAP, Reach
 from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
@@ -251,27 +251,36 @@ class AgentLearner(L.LightningModule):
     ) -> Tensor:
         """Cost of holding each action for the best of `holds` steps and what V' adds: `B S`."""
         count = actions.shape[1]
-        now, act = state.repeat_interleave(count, 0), actions.flatten(0, 1)
-        aim = None if goal is None else goal.repeat_interleave(count, 0)
-        task, z = Task(aim, self.weights, self.zones), self._future(now, draw)
-        total = now.new_zeros(len(now))
-        least = torch.full_like(total, torch.inf)
-        for step in range(1, self.holds[-1] + 1):
-            before, now = now, self.world.imagine(now[:, None], act[:, None], z)[:, 0]
-            total = total + self.discount ** (step - 1) * self.intrinsic(now, act, task)
-            if isinstance(self.critic, Reach):
-                total = total + LEAP * leaps(self.critic, torch.stack((before, now), 1))[:, 0]
-            if step in self.holds:
-                later = self.later(now, aim)
-                least = torch.minimum(least, total + self.discount**step * later)
+        act = actions.flatten(0, 1)
+        first, aim = (
+            None if part is None else part.repeat_interleave(count, 0) for part in (state, goal)
+        )
+        assert first is not None
+        task, z = Task(aim, self.weights, self.zones), self._future(first, draw)
+        held = act[:, None].expand(-1, self.holds[-1], -1)
+        future = self.world.imagine(first[:, None], held, z)  # N H P D
+        shares = self.discount ** torch.arange(self.holds[-1], device=act.device)
+        spent = (self.intrinsic(future, held, task) * shares).cumsum(1)
+        if isinstance(self.critic, Reach):
+            assert goal is not None
+            left, over = self.critic.foretold(
+                state, goal, future.view(len(state), count, *future.shape[1:])
+            )
+            left, spent = left.flatten(0, 1), spent + LEAP * over.flatten(0, 1).cumsum(1)
+        else:
+            left = self.later(future, aim)
+        which = [step - 1 for step in self.holds]
+        total = spent + self.discount * shares * left
+        least: Tensor = total[:, which].amin(1)
         return least.view(len(state), count)
 
-    def later(self, states: Tensor, goal: Tensor | None) -> Tensor:
-        """What comes after these states, `N`: by the least hopeful network, or the mean of ways."""
-        if isinstance(self.critic, Reach):
-            return self.critic.each(states, goal).mean(0)
+    def later(self, future: Tensor, goal: Tensor | None) -> Tensor:
+        """What the least hopeful network expects after imagined states `N H P D`: `N H`."""
         assert self.target is not None
-        return self.target.each(states, goal).amax(0)
+        steps = future.shape[1]
+        aim = None if goal is None else goal.repeat_interleave(steps, 0)
+        told: Tensor = self.target.each(future.flatten(0, 1), aim).amax(0)
+        return told.view(-1, steps)
 
     def lived(self, ahead: Tensor) -> Tensor:
         """The most that the way of memory from state to goal can have cost, `B`.

@@ -89,8 +89,33 @@ class Reach(nn.Module):
     def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The discounted cost of the way to the goal, by each group: `G N`."""
         assert goal is not None
-        steps = self.steps(states, self.aimed(states, goal))
-        return self.weight * (1 - self.discount**steps) / (1 - self.discount)
+        return self.cost(self.steps(states, self.aimed(states, goal)))
+
+    def cost(self, steps: Tensor) -> Tensor:
+        """Of so many steps, discounted."""
+        spent: Tensor = self.weight * (1 - self.discount**steps) / (1 - self.discount)
+        return spent
+
+    def foretold(self, now: Tensor, goal: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left after each imagined state, and by how much the step to it is a leap.
+
+        The goal is looked at in the scene of now, which stands still.
+
+        Args:
+            now: `B P D`.
+            goal: `B P D`.
+            future: `B S H P D`.
+
+        Returns:
+            Discounted cost of the way that is left, and steps too long: `B S H` each.
+        """
+        begin, aim = self.place(now), self.place(self.aimed(now, goal))  # B G K
+        places = self.place(future.flatten(0, 2)).view(*future.shape[:3], *begin.shape[1:])
+        first = begin[:, None, None].expand_as(places[:, :, :1])
+        before = torch.cat((first, places[:, :, :-1]), 2)
+        steps = (before - places).relu().amax(-1).mean(-1)
+        left = self.cost((places - aim[:, None, None]).relu().amax(-1)).mean(-1)
+        return left, (steps - 1 - SLACK).relu()
 
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The mean of the groups, `N`."""
@@ -120,13 +145,3 @@ def between(here: Tensor, there: Tensor) -> Tensor:
     """`N G K` twice to steps `G N`."""
     far: Tensor = (here - there).relu().amax(-1)
     return far.T
-
-
-def leaps(reach: Reach, states: Tensor) -> Tensor:
-    """By how many steps each step of a path `N H+1 P D` is longer than one may be: `N H`."""
-    count, length = states.shape[:2]
-    places = reach.place(states.flatten(0, 1))
-    places = places.view(count, length, *places.shape[1:])
-    steps = between(places[:, :-1].flatten(0, 1), places[:, 1:].flatten(0, 1)).mean(0)
-    over: Tensor = (steps - 1 - SLACK).relu()
-    return over.view(count, length - 1)

@@ -11,7 +11,7 @@ from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.mind import Mind, save_agent
 from jepa_video.agent.policy import ReactivePolicy
-from jepa_video.agent.reach import LEAP, SLACK, Reach, between, leaps
+from jepa_video.agent.reach import LEAP, SLACK, Reach, between
 from jepa_video.agent.task import Situation, Task
 from jepa_video.agent.world_files import save_world
 from jepa_video.errors import UserError
@@ -55,11 +55,14 @@ def test_the_way_between_close_places_is_as_long_as_the_way_around(learned):
 
 
 def test_a_step_over_the_cut_is_a_leap_and_one_of_memory_is_none(learned):
-    walk = ring(torch.arange(PLACES))[None]
-    assert leaps(learned, walk).max() == 0
-    over = ring(torch.tensor([1, 0, PLACES - 1]))[None]
-    found = leaps(learned, over)[0]
-    assert found[0] == 0 and found[1] > 0.9 * (PLACES - 1) - 1 - SLACK - 0.5
+    walk = ring(torch.arange(PLACES))
+    goal = ring(torch.tensor([4]))
+    left, over = learned.foretold(walk[:1], goal, walk[None, None, 1:])
+    assert over.max() == 0
+    torch.testing.assert_close(left[0, 0], learned(walk[1:], goal.expand(PLACES - 1, -1, -1)))
+    jump = ring(torch.tensor([0, PLACES - 1]))[None, None]
+    over = learned.foretold(walk[1:2], goal, jump)[1][0, 0]
+    assert over[0] == 0 and over[1] > 0.9 * (PLACES - 1) - 1 - SLACK - 0.5
 
 
 def test_it_is_a_quasimetric_whatever_its_weights_are():
