@@ -5,13 +5,14 @@ from __future__ import annotations
 HELP = """\
 usage: jepa-video agent fit --checkpoint RUN --data.root EPISODES [--OPTION VALUE ...]
 
-Learns in imagination, on a frozen world model, a critic (the intrinsic cost that is to come) and a
-policy (mode 1) that is distilled from the best of many imagined plans. The result is an agent:
-`jepa-video agent eval --checkpoint` plays it.
+Corrects the dynamics of a world model on memory, then learns a critic (the intrinsic cost that is to
+come) and a policy (mode 1) that is distilled from the best of many imagined plans. The result is an
+agent: `jepa-video agent eval --checkpoint` plays it.
 
   --checkpoint RUN          a run of jepa-video world
   --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
   --learn.source S          what the policy learns from: plans, critic or data
+  --learn.judge J           the critic: ways (steps to the goal), value (any cost), or auto
   --learn.candidates N      plans that are tried in each state
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
   --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone
