@@ -29,8 +29,8 @@ Settings of the environment, as far as it has them:
 
   --budget N                steps of an episode         --stack N   frames of an observation
   --repeat N                how often each action is taken
-  --scenes N                layouts of TwoRooms and Rooms that the episodes share, so that a goal can
-                            be what another episode saw there
+  --scenes N                layouts of TwoRooms and Rooms that the episodes share, so that a goal
+                            can be what another episode saw there
 
   --help-all                every option; with --env ID, that environment's too
 """
