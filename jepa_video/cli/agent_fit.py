@@ -5,8 +5,8 @@ from __future__ import annotations
 HELP = """\
 usage: jepa-video agent fit --checkpoint RUN --data.root EPISODES [--OPTION VALUE ...]
 
-Corrects the dynamics of a world model on memory, then learns a critic (the intrinsic cost that
-is to come) and a policy (mode 1) that is distilled from the best of many imagined plans. The result is an
+Corrects the dynamics of a world model on memory, then learns a critic (the intrinsic cost that is
+to come) and a policy (mode 1), distilled from the best of many imagined plans. The result is an
 agent: `jepa-video agent eval --checkpoint` plays it.
 
   --checkpoint RUN          a run of jepa-video world
