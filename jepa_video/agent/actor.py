@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..errors import within
+from ..errors import UserError, within
 from .cost import WorldCost
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
@@ -17,6 +17,8 @@ from .planners.futures import OverFutures
 from .planners.sampling import CEM
 from .policy import ReactivePolicy
 from .task import Situation, Task
+
+Risk = Literal["expected", "worst"]
 
 PROPOSALS = 6  # sequences that the policy proposes to a planner
 
@@ -46,11 +48,28 @@ class Search:
     std: float = 0.6
     every: int = 1
     futures: int = 8
-    risk: Literal["expected", "worst"] = "expected"
+    risk: Risk = "expected"
 
     def __post_init__(self) -> None:
         within("search", 1, every=self.every)
         within("search", 0, futures=self.futures)
+
+    def but(self, given: Mapping[str, Any]) -> Search:
+        """The same with other values.
+
+        Raises:
+            UserError: an unknown name, or a value of another kind.
+        """
+        own = asdict(self)
+        for name, value in given.items():
+            if name not in own:
+                raise UserError(f"search has no {name!r}; it has {', '.join(own)}")
+            kinds = (int, float) if isinstance(own[name], float) else (type(own[name]),)
+            if type(value) not in kinds:
+                raise UserError(f"search.{name} is as {own[name]!r}, not {value!r}")
+        if given.get("risk", "worst") not in get_args(Risk):
+            raise UserError(f"search.risk is expected or worst, not {given['risk']!r}")
+        return replace(self, **given)
 
 
 def planner_of(search: Search, action: int, discrete: bool, norm: float | None) -> Planner:

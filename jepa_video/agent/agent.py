@@ -11,7 +11,7 @@ plans through the world model for the lowest cost, and memory keeps what was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -282,7 +282,7 @@ class Agent:
         env: BatchEnv | None = None,
         mode: str = "auto",
         device: torch.device | str = "cpu",
-        search: Search | None = None,
+        search: Search | Mapping[str, Any] | None = None,
         weights: dict[str, float] | None = None,
         zones: Sequence[Zone] | None = None,
         memory: int | None = None,
@@ -294,7 +294,7 @@ class Agent:
             env: that it will act in; one that does not fit is refused.
             mode: `mode1`, `mode2` or `auto`.
             device: where it computes.
-            search: how mode 2 looks, in place of the run's own.
+            search: how mode 2 looks, in place of the run's own; or some of its values.
             weights: of the cost's terms, in place of the run's own.
             zones: boxes to keep out of, in place of the run's own. With another cost than that
                 which the policy was distilled for, `auto` plans every decision.
@@ -318,16 +318,22 @@ class Agent:
             goal = env is None or env.shows_goal
             own = {"goal" if goal else "reward": 1.0}
             memory = world.facts.memory if memory is None else memory
-            mind = Mind(reach_of(path), own, goal, search=search or FAR, norm=norm, memory=memory)
+            looks = _looks(FAR, search)
+            mind = Mind(reach_of(path), own, goal, search=looks, norm=norm, memory=memory)
             return cls(world, mind.asked(weights, zones, world), mode=mode, device=device)
         mind, critic, policy = read_agent(folder, world)
         memory = mind.memory if memory is None else memory
-        mind = replace(mind, search=search or mind.search, memory=memory)
+        mind = replace(mind, search=_looks(mind.search, search), memory=memory)
         if (told := mind.asked(weights, zones, world)) != mind:
             if mode == "mode1":
                 raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
             mode = "mode2"
         return cls(world, told, critic, policy, mode, device)
+
+
+def _looks(own: Search, given: Search | Mapping[str, Any] | None) -> Search:
+    """How mode 2 looks: as it would of its own, or as is asked for."""
+    return given if isinstance(given, Search) else own.but(given or {})
 
 
 def _merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:

@@ -31,6 +31,9 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             to keep out of; mode2 follows it, and auto then plans every decision
   --memory N                patches of the scene that agents remember, in place of as many as they
                             learned with; 0 for none
+  --search '{horizon: 8, samples: 96}'
+                            how mode2 looks, in place of the agent's own: horizon, samples,
+                            iterations, elites, colour, std, every, futures, risk
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which
@@ -58,7 +61,7 @@ class _Asked:
     policies: list[str]
     beside: list[str]
     checkpoints: list[str]
-    own: dict[str, Any]  # what is given in place of the agents' own: weights, zones, memory
+    own: dict[str, Any]  # what is given in place of the agents' own: weights, zones, memory, search
 
 
 def run(words: list[str]) -> int:
@@ -98,6 +101,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
     parser.add_argument("--zones", type=list[Zone] | None, help="boxes to keep out of")
     parser.add_argument("--memory", type=int | None, help="patches that are remembered")
+    parser.add_argument("--search", type=dict[str, Any] | None, help="how mode2 looks")
     parser.add_argument("--beside", type=str | None, help="who stands beside")
     parser.add_argument("--episodes", type=int, default=200, help="held-out episodes")
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
@@ -153,14 +157,20 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
 
 def _own(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
     """What is given in place of the agents' own, as `Agent.load` takes it."""
+    from ..agent.actor import Search
     from ..agent.task import Zone
 
     told: dict[str, Any] = {} if config.cost is None else {"weights": dict(config.cost)}
     if config.zones is not None:
         told["zones"] = [Zone(**vars(zone)) for zone in config.zones]
     told |= {} if config.memory is None else {"memory": config.memory}
+    if config.search is not None:
+        Search().but(config.search)  # says what is wrong, before anything is loaded
+        told["search"] = dict(config.search)
     if told and not checkpoints:
-        raise UserError("--cost, --zones and --memory are for agents: give --checkpoint RUN")
+        raise UserError(
+            "--cost, --zones, --memory and --search are for agents: give --checkpoint RUN"
+        )
     return told
 
 
@@ -203,6 +213,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "cost": config.cost,
         "zones": [asdict(zone) for zone in asked.own.get("zones", [])],
         "memory": config.memory,
+        "search": config.search,
         "command": shlex.join(["jepa-video", "agent", "eval", *words]),
     }
     summary, paths = write_evaluation(

@@ -362,6 +362,8 @@ def test_a_search_of_ones_own_takes_the_place_of_the_runs(run):
     mine = Search(7, 20, 1, 5)
     assert Agent.load(run, search=mine).mind.search == mine
     assert Agent.load(run).mind.search == Search(3, 8, 2, 4)
+    assert Agent.load(run, search={"horizon": 6}).mind.search == Search(6, 8, 2, 4)
+    assert Agent.load(run, search={"std": 1}).mind.search == Search(3, 8, 2, 4, std=1)
 
 
 EVERYWHERE = (Zone((-1e9, -1e9), (1e9, 1e9)),)

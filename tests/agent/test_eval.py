@@ -396,8 +396,15 @@ def test_without_success_there_is_the_return(tmp_path, monkeypatch):
             ["--env", "TwoRooms", "--tasks", "eb", "--budget", "9"],
             "--tasks eb has budget 200, not 9",
         ),
-        (["--env", "Rooms", "--cost", "{goal: 1}"], "--cost, --zones and --memory are for agents"),
-        (["--env", "Rooms", "--memory", "64"], "--cost, --zones and --memory are for agents"),
+        (
+            ["--env", "Rooms", "--cost", "{goal: 1}"],
+            "--zones, --memory and --search are for agents",
+        ),
+        (["--env", "Rooms", "--search", "{horizon: 9}"], "--memory and --search are for agents"),
+        (["--env", "Rooms", "--search", "{depth: 9}"], "search has no 'depth'; it has horizon"),
+        (["--env", "Rooms", "--search", "{risk: all}"], "search.risk is expected or worst"),
+        (["--env", "Rooms", "--search", "{samples: many}"], "search.samples is as 64"),
+        (["--env", "Rooms", "--memory", "64"], "--zones, --memory and --search are for agents"),
         (["--env", "Rooms", "--zones", "[{low: [1], high: [2]}]"], "are for agents"),
         (["--env", "Rooms", "--checkpoint", "a", "--zones", "[{low: [1]}]"], "high"),
         (
