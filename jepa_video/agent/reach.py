@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.blocks import Mlp, Waves
+from ..models.blocks import Mlp, Narrowed, Waves
 
 FAR = 1.2  # steps beyond which nothing is pushed further, in 1 / (1 - discount)
 LEAP = 10.0  # cost of each step by which an imagined step is too long
@@ -58,9 +58,8 @@ class Reach(nn.Module):
     ) -> None:
         super().__init__()
         self.aim, self.discount, self.weight, self.groups = aim, discount, weight, groups
-        rest = width - aim
-        self.narrow = nn.Linear(rest, narrow) if rest else None
-        self.waves = Waves(aim + (narrow if rest else 0))
+        self.narrow = Narrowed(width, aim, narrow)
+        self.waves = Waves(self.narrow.out)
         self.enter, self.norm = nn.Linear(self.waves.out, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, 2 * hidden, groups * landmarks)
 
@@ -71,9 +70,7 @@ class Reach(nn.Module):
 
     def place(self, states: Tensor) -> Tensor:
         """`f`: states `N P D` to `N G K`."""
-        s = states.flatten(1)
-        if self.narrow is not None:
-            s = torch.cat((s[:, : self.aim], self.narrow(s[:, self.aim :])), 1)
+        s = self.narrow(states.flatten(1))
         h = F.gelu(self.norm(self.enter(self.waves(s))))
         return torch.stack(self.leave(h).chunk(self.groups, 1), 1)
 

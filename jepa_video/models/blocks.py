@@ -82,6 +82,28 @@ class Waves(nn.Module):
         return torch.cat((x, torch.sin(self.project(x))), -1)
 
 
+class Narrowed(nn.Module):
+    """The first `aim` numbers of a state, which say where the agent is, and few made of the rest.
+
+    Args:
+        width: numbers of the state.
+        aim: how many are kept as they are.
+        count: numbers that are made of the others.
+    """
+
+    def __init__(self, width: int, aim: int, count: int) -> None:
+        super().__init__()
+        self.aim, rest = aim, width - aim
+        self.rest = nn.Linear(rest, count) if rest else None
+        self.out = aim + (count if rest else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`... width` to `... out`."""
+        if self.rest is None:
+            return x
+        return torch.cat((x[..., : self.aim], self.rest(x[..., self.aim :])), -1)
+
+
 class Block(nn.Module):
     """Pre-norm block; with `condition > 0` its norms are shifted, scaled and gated by a vector.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, within
-from .blocks import Block, Mlp, Waves, init_weights, rescale_residuals, run_blocks
+from .blocks import Block, Mlp, Narrowed, Waves, init_weights, rescale_residuals, run_blocks
 from .rope import grid_positions, rotary_tables
 
 
@@ -115,11 +115,8 @@ class VectorDynamics(Dynamics):
         within("model.dynamics", 1, narrow=narrow)
         within("model.dynamics", 0, depth=depth, waves=waves)
         self.history, self.latent_width, self.hidden = history, latent_width, hidden
-        self.aim = width if aim is None else aim
-        rest = width - self.aim
-        self.narrow = nn.Linear(rest, narrow) if rest else None
-        each = self.aim + (narrow if rest else 0)
-        self.waves = Waves(history * each + (history - 1) * action, waves)
+        self.narrow = Narrowed(width, width if aim is None else aim, narrow)
+        self.waves = Waves(history * self.narrow.out + (history - 1) * action, waves)
         self.enter = nn.Linear(self.waves.out, hidden)
         self.act = nn.Linear(action + latent_width, condition)
         self.modulations = nn.ModuleList(nn.Linear(condition, 3 * hidden) for _ in range(depth))
@@ -131,9 +128,7 @@ class VectorDynamics(Dynamics):
 
     def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """See `Dynamics`."""
-        known = states.flatten(2)
-        if self.narrow is not None:
-            known = torch.cat((known[..., : self.aim], self.narrow(known[..., self.aim :])), -1)
+        known = self.narrow(states.flatten(2))
         seen = self.waves(torch.cat((known.flatten(1), actions[:, :-1].flatten(1)), 1))
         cause = actions[:, -1]
         if self.latent_width:
