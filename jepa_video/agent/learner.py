@@ -37,8 +37,8 @@ from ..training.target import ema_update, frozen_copy
 from ..training.world_model import WorldModel
 from .bank import Bank
 from .cost import Critic, IntrinsicCost
+from .mind import policy_of
 from .planners.base import Limits
-from .policy import ReactivePolicy
 from .reach import LEAP, Reach
 from .task import Task, Zone
 
@@ -128,13 +128,13 @@ class AgentLearner(L.LightningModule):
             raise UserError("learn.judge ways counts steps to a goal: it takes the cost goal alone")
         self.ways = judge != "value" and alone
         self.critic: Critic | Reach = (
-            Reach(width, aim, hidden, discount, weights["goal"])
+            Reach(width, aim, hidden, discount, weights["goal"], grid=world.state.grid)
             if self.ways
             else Critic(width, aim, hidden, members)
         )
         # A critic of ways learns from no word of its own: nothing has to stand still for it.
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
-        self.policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden)
+        self.policy = policy_of(hidden, goal, world)
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
 

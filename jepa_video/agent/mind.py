@@ -79,11 +79,20 @@ class Mind:
         return replace(self, weights=weights, zones=zones)
 
 
-def critic_of(mind: Mind, width: int, aim: int) -> Critic | Reach:
-    """A fresh critic of this kind for states of `width` numbers, `aim` of which are a goal's."""
+def critic_of(mind: Mind, world: WorldModel) -> Critic | Reach:
+    """A fresh critic of this kind for the states of a world."""
+    width, aim = world.state.width * world.state.tokens, world.state.aim if mind.goal else 0
     if mind.ways:
-        return Reach(width, aim, mind.hidden, mind.discount, mind.weights["goal"])
+        weight = mind.weights["goal"]
+        return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
     return Critic(width, aim, mind.hidden, mind.members)
+
+
+def policy_of(hidden: int, goal: bool, world: WorldModel) -> ReactivePolicy:
+    """A fresh policy for the states of a world, with goals or without."""
+    facts, state = world.facts, world.state
+    width, aim = state.width * state.tokens, state.aim if goal else 0
+    return ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden, state.grid)
 
 
 def save_agent(mind: Mind, critic: Critic | Reach, policy: ReactivePolicy, folder: Path) -> None:
@@ -106,7 +115,7 @@ def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Critic | Reach, R
         UserError: it does not load.
     """
     entries, weights = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
-    facts, width = world.facts, world.state.width * world.state.tokens
+    facts = world.facts
     try:
         known = {one.name for one in fields(Mind)}
         told = {name: value for name, value in entries.items() if name in known}
@@ -118,9 +127,8 @@ def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Critic | Reach, R
         planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
         completion(mind.memory)
         with torch.random.fork_rng(devices=[]):
-            aim = world.state.aim if mind.goal else 0
-            critic = critic_of(mind, width, aim)
-            policy = ReactivePolicy(width, facts.action_size, facts.discrete, aim, mind.hidden)
+            critic = critic_of(mind, world)
+            policy = policy_of(mind.hidden, mind.goal, world)
         for name, part in (("critic.", critic), ("policy.", policy)):
             part.load_state_dict(
                 {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.blocks import Mlp
+from ..models.blocks import Mlp, Sought
 from .cost import beside
 
 _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
@@ -26,14 +26,23 @@ class ReactivePolicy(nn.Module):
         discrete: whether actions are kinds.
         aim: how many of a goal's numbers, from the first on, are looked at; 0 for no goal.
         hidden: width inside.
+        grid: rows and columns of the cells that a state's numbers after the first `aim` are of, if
+            they are.
     """
 
     def __init__(
-        self, width: int, action: int, discrete: bool, aim: int, hidden: int = 256
+        self,
+        width: int,
+        action: int,
+        discrete: bool,
+        aim: int,
+        hidden: int = 256,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.discrete, self.action, self.aim, self.goal = discrete, action, aim, aim > 0
-        wide = width + 2 * aim
+        self.look = Sought(width - aim, grid) if grid and aim else None
+        wide = 2 * aim + (width if self.look is None else aim + self.look.out)
         self.enter, self.norm = nn.Linear(wide, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, hidden, action if discrete else 2 * action)
         self.mean: Tensor
@@ -44,6 +53,9 @@ class ReactivePolicy(nn.Module):
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """What the distribution is made of: logits `N A`, or means and log deviations `N 2A`."""
         s = beside((states, self.mean, self.std), goal, self.aim)
+        if self.look is not None:
+            place, scene, goal = s.tensor_split((self.aim, len(self.mean)), 1)
+            s = torch.cat((place, self.look(scene), goal), 1)
         told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
         return told
 

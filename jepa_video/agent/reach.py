@@ -3,6 +3,11 @@
     d(s, g) = mean over groups of  max over landmarks i of  relu(f_i(s) - f_i(g))
     loss    = mean softplus(far - d(s, g)) / weight  +  mean relu(d(s, s') - 1)^2
 
+The scene that states share is told to f once, from one of them: f(s) is of where the agent is in s
+and of that scene. Were each state to tell its own, the traces that the agent leaves in what is told
+of a scene would set states apart from goals that no memory joins: ways came out three times too
+long (configs/agent/LOG.md).
+
 Whatever f is, d(s, s) = 0 and d(a, c) <= d(a, b) + d(b, c). States and goals are pushed apart as
 far as the steps that memory took, each of which is one step long, hold them together: what remains
 is the length of the shortest way (Wang, Torralba, Isola and Zhang 2023, "Optimal goal-reaching
@@ -19,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.blocks import Mlp, Narrowed, Waves
+from ..models.blocks import Mlp, Sought, Waves
 
 FAR = 1.2  # steps beyond which nothing is pushed further, in 1 / (1 - discount)
 LEAP = 10.0  # cost of each step by which an imagined step is too long
@@ -42,7 +47,8 @@ class Reach(nn.Module):
         weight: of the cost `goal`, which each step on the way costs.
         groups: that are averaged; where they disagree, it has not seen enough.
         landmarks: of each.
-        narrow: numbers that are made of a state's others.
+        narrow: numbers that are made of a state's others, where they are no map.
+        grid: rows and columns of the cells that they are of, if they are.
     """
 
     def __init__(
@@ -55,11 +61,15 @@ class Reach(nn.Module):
         groups: int = 8,
         landmarks: int = 32,
         narrow: int = 16,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.aim, self.discount, self.weight, self.groups = aim, discount, weight, groups
-        self.narrow = Narrowed(width, aim, narrow)
-        self.waves = Waves(self.narrow.out)
+        rest, self.scenic, found = width - aim, width > aim, 0
+        if rest:
+            self.narrow = Sought(rest, grid) if grid else nn.Linear(rest, narrow)
+            found = self.narrow.out if isinstance(self.narrow, Sought) else narrow
+        self.waves = Waves(aim + found)
         self.enter, self.norm = nn.Linear(self.waves.out, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, 2 * hidden, groups * landmarks)
 
@@ -68,25 +78,26 @@ class Reach(nn.Module):
         """There always is one."""
         return True
 
-    def place(self, states: Tensor) -> Tensor:
-        """`f`: states `N P D` to `N G K`."""
-        s = self.narrow(states.flatten(1))
+    def scene(self, states: Tensor) -> Tensor:
+        """What there is beside the agent: states `N P D` to `N C`."""
+        rest = states.flatten(1)[:, self.aim :]
+        return self.narrow(rest) if self.scenic else rest
+
+    def place(self, states: Tensor, scene: Tensor) -> Tensor:
+        """`f`: where states `N P D` are in scenes `N C`, `N G K`."""
+        s = torch.cat((states.flatten(1)[:, : self.aim], scene), 1)
         h = F.gelu(self.norm(self.enter(self.waves(s))))
         return torch.stack(self.leave(h).chunk(self.groups, 1), 1)
 
-    def aimed(self, states: Tensor, goal: Tensor) -> Tensor:
-        """The goal in the scene of the states: its `aim` numbers, and the others of theirs."""
-        joined = torch.cat((goal.flatten(1)[:, : self.aim], states.flatten(1)[:, self.aim :]), 1)
-        return joined.view(states.shape)
-
     def steps(self, states: Tensor, others: Tensor) -> Tensor:
-        """How many from states to others of the same scene, by each group: `G N`."""
-        return between(*self.place(torch.cat((states, others))).chunk(2))
+        """How many from states to where others are in their scenes, by each group: `G N`."""
+        scene = self.scene(states)
+        return between(self.place(states, scene), self.place(others, scene))
 
     def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The discounted cost of the way to the goal, by each group: `G N`."""
         assert goal is not None
-        return self.cost(self.steps(states, self.aimed(states, goal)))
+        return self.cost(self.steps(states, goal))
 
     def cost(self, steps: Tensor) -> Tensor:
         """Of so many steps, discounted."""
@@ -96,7 +107,7 @@ class Reach(nn.Module):
     def foretold(self, now: Tensor, goal: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
         """What is left after each imagined state, and by how much the step to it is a leap.
 
-        The goal is looked at in the scene of now, which stands still.
+        All are looked at in the scene of now, which stands still.
 
         Args:
             now: `B P D`.
@@ -106,8 +117,10 @@ class Reach(nn.Module):
         Returns:
             Discounted cost of the way that is left, and steps too long: `B S H` each.
         """
-        begin, aim = self.place(now), self.place(self.aimed(now, goal))  # B G K
-        places = self.place(future.flatten(0, 2)).view(*future.shape[:3], *begin.shape[1:])
+        scene, (batch, *many) = self.scene(now), future.shape[:3]
+        begin, aim = self.place(now, scene), self.place(goal, scene)  # B G K
+        each = scene[:, None, None].expand(-1, *many, -1).flatten(0, 2)
+        places = self.place(future.flatten(0, 2), each).view(batch, *many, *begin.shape[1:])
         first = begin[:, None, None].expand_as(places[:, :, :1])
         before = torch.cat((first, places[:, :, :-1]), 2)
         steps = (before - places).relu().amax(-1).mean(-1)
@@ -124,12 +137,13 @@ class Reach(nn.Module):
         Args:
             states: of memory.
             after: the states one step later.
-            goal: of the same scene.
+            goal: of the same scene, which it tells.
             share: of the training that is over: the constraint weighs ever more.
         """
         first, last = _WEIGHTS
         weight = first * (last / first) ** min(1.0, share / 0.9)
-        places = self.place(torch.cat((states, after, self.aimed(states, goal))))
+        scene = self.scene(goal)
+        places = self.place(torch.cat((states, after, goal)), scene.repeat(3, 1))
         here, there, aim = places.chunk(3)
         far = FAR / (1 - self.discount)
         apart = F.softplus(far - between(here, aim).mean(0), beta=_BEND).mean()

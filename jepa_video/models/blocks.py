@@ -82,6 +82,42 @@ class Waves(nn.Module):
         return torch.cat((x, torch.sin(self.project(x))), -1)
 
 
+class Sought(nn.Module):
+    """Where things of a scene are, from a map: few numbers of each cell of a grid.
+
+    Each of some soft places weighs all cells by what they hold and takes the mean of their places,
+    each moved by what its cell tells, and of a number beside. Where a door is, a linear map of all
+    cells tells to 1.2 pixels of 64; a critic of ways that has to find doors so leads 58 % of 100
+    tasks in TwoRooms to the goal after 3,000 steps, and 77 % after 2,000 with these places
+    (configs/agent/LOG.md).
+
+    Args:
+        width: numbers of all cells.
+        grid: rows and columns of the cells.
+        count: soft places, three numbers each.
+        hidden: width inside, of each cell.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], count: int = 8, hidden: int = 32) -> None:
+        super().__init__()
+        self.cells, self.out = grid[0] * grid[1], 3 * count
+        rows, columns = (torch.linspace(-1, 1, size) for size in grid)
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        self.places: Tensor
+        self.register_buffer("places", torch.stack((x, y), -1).flatten(0, 1), persistent=False)
+        self.look = Mlp(width // self.cells, hidden, 4 * count)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`... width` to `... out`."""
+        told = self.look(x.view(*x.shape[:-1], self.cells, -1))
+        told = told.view(*told.shape[:-1], -1, 4)  # ... cells count 4
+        share = (2 * told[..., :1]).softmax(-3)
+        moved = self.places[:, None] + told[..., 1:3] / 4
+        found: Tensor = (share * torch.cat((moved, told[..., 3:]), -1)).sum(-3)
+        return self.scale * found.flatten(-2)
+
+
 class Narrowed(nn.Module):
     """The first `aim` numbers of a state, which say where the agent is, and few made of the rest.
 

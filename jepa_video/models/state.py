@@ -23,11 +23,14 @@ class StateHead(nn.Module):
         width: `D`.
         apart: whether the agent is told apart from the scene: tokens of the scene, as memory
             completes it, are then taken beside those of what is seen.
+        grid: rows and columns of the cells that the numbers after the first `aim` are of, as many
+            of each; None where they are of no place.
     """
 
     tokens: int
     width: int
     apart: bool = False
+    grid: tuple[int, int] | None = None
 
     @property
     def aim(self) -> int:
@@ -146,6 +149,7 @@ class MapState(StateHead):
         super().__init__()
         within("model.state", 1, each=each)
         self.points = Points(width, grid, points)
+        self.grid = (grid[1], grid[2])
         self.cells, self.each, self.dim = grid[1] * grid[2], each, 2 * points
         self.width = self.dim + self.cells * each
         self.map = nn.Linear(width, each)

@@ -9,8 +9,7 @@ from torch import Tensor
 from jepa_video.agent.agent import Agent
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
-from jepa_video.agent.mind import Mind, save_agent
-from jepa_video.agent.policy import ReactivePolicy
+from jepa_video.agent.mind import Mind, critic_of, policy_of, save_agent
 from jepa_video.agent.reach import LEAP, SLACK, Reach, between
 from jepa_video.agent.task import Situation, Task
 from jepa_video.agent.world_files import save_world
@@ -69,6 +68,7 @@ def test_it_is_a_quasimetric_whatever_its_weights_are():
     torch.manual_seed(1)
     reach = Reach(5, 3)
     a, b, c = torch.randn(3, 40, 1, 5)
+    b[..., 3:] = c[..., 3:] = a[..., 3:]  # of one scene
     assert reach.steps(a, a).abs().max() == 0
     there, on, whole = reach.steps(a, b), reach.steps(b, c), reach.steps(a, c)
     assert (whole <= there + on + 1e-6).all() and (there >= 0).all()
@@ -79,17 +79,24 @@ def test_a_goal_is_where_it_is_in_the_scene_of_the_state():
     reach = Reach(5, 3, discount=0.9, weight=2.0)
     states, goal = torch.randn(2, 6, 1, 5)
     aimed = torch.cat((goal[..., :3], states[..., 3:]), -1)
-    assert torch.equal(reach.aimed(states, goal), aimed)
-    steps = between(reach.place(states), reach.place(aimed))
+    assert torch.equal(reach.scene(aimed), reach.scene(states))
+    steps = between(*(reach.place(one, reach.scene(states)) for one in (states, aimed)))
     expected = 2.0 * sum(0.9**k for k in range(400))  # so far that it never comes there
     torch.testing.assert_close(reach.each(states, goal), 20.0 * (1 - 0.9**steps))
     assert expected == pytest.approx(20.0)
 
 
+def test_traces_of_the_agent_in_what_is_told_of_a_scene_change_nothing_that_is_learned():
+    reach, (s, after, goal, other) = Reach(5, 3), torch.randn(4, 6, 1, 5)
+    traced = (torch.cat((one[..., :3], other[..., 3:]), -1) for one in (s, after))
+    assert torch.equal(reach.loss(*traced, goal, 0.5), reach.loss(s, after, goal, 0.5))
+    assert not torch.equal(reach.loss(s, after, other, 0.5), reach.loss(s, after, goal, 0.5))
+
+
 def test_the_loss_is_its_formula():
     torch.manual_seed(2)
     reach, (s, after, goal) = Reach(4, 4, discount=0.9), torch.randn(3, 30, 1, 4)
-    apart = reach.steps(s, goal).mean(0)
+    apart = reach.steps(s, goal).mean(0)  # all is where the agent is: there is no scene
     long = (reach.steps(s, after).mean(0) - 1).clamp_min(0).square().mean()
     pushed = torch.log1p(torch.exp(0.1 * (12 - apart))).mean() / 0.1
     for share, weight in ((0.0, 5.0), (0.45, 5 * 60**0.5), (0.95, 300.0)):
@@ -147,10 +154,10 @@ def test_other_costs_than_the_goal_have_a_critic_of_values():
 
 def test_an_agent_with_ways_is_loaded_as_it_was_saved(tmp_path):
     model = scattered(world())
-    width, aim = model.state.width, model.state.aim
+    width = model.state.width
     mind = Mind(1.25, {"goal": 2.0}, True, 0.9, hidden=16, members=2, ways=True)
-    reach, policy = Reach(width, aim, 16, 0.9, 2.0), ReactivePolicy(width, 2, False, aim, 16)
-    scattered(reach)
+    reach, policy = scattered(critic_of(mind, model)), policy_of(16, True, model)
+    assert isinstance(reach, Reach) and reach.scene(torch.zeros(1, 1, width)).shape == (1, 24)
     save_world(model, {"encoder": ENCODER}, tmp_path / "world")
     save_agent(mind, reach, policy, tmp_path / "agent")
     found = Agent.load(tmp_path).critic

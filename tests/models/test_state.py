@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jepa_video.models.blocks import Sought
 from jepa_video.models.state import MapState, Points
 
 
@@ -46,3 +47,17 @@ def test_the_points_of_a_map_state_are_of_what_is_seen_and_its_map_of_the_scene(
     assert torch.equal(alone[..., : head.aim], known[..., : head.aim])
     assert torch.equal(known[..., head.aim :], head(scene)[..., head.aim :])
     assert head.width == 2 * 2 + 16 * 5
+
+
+def test_what_is_sought_moves_with_the_cell_that_holds_it():
+    sought = Sought(16 * 2, (4, 4), 1, 8)
+    for weight in sought.look.parameters():
+        torch.nn.init.zeros_(weight)
+    sought.look.up.weight.data[0, 0] = 1.0
+    sought.look.down.weight.data[0, 0] = 30.0  # the first number of a cell is looked for
+    for row, column in ((0, 0), (1, 3), (3, 2)):
+        cells = torch.zeros(4, 4, 2)
+        cells[row, column, 0] = 5.0
+        found = sought(cells.flatten())
+        expected = torch.tensor([-1 + 2 * column / 3, -1 + 2 * row / 3, 0.0])
+        torch.testing.assert_close(found, sought.scale.detach() * expected)
