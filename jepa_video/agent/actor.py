@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, within
-from .cost import WorldCost
+from .cost import WorldCost, foreseen
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
 from .planners.futures import OverFutures
@@ -38,6 +38,8 @@ class Search:
         futures: draws of z that a plan is judged over, where the world has a latent; 0 takes the
             mean of the prior's draws for one.
         risk: `expected` cost over the draws of z, or of the `worst`.
+        lessons: moments of the episode, with what the world model got wrong in them, that plans
+            take into account; 0 for none.
     """
 
     horizon: int = 5
@@ -49,10 +51,11 @@ class Search:
     every: int = 1
     futures: int = 8
     risk: Risk = "expected"
+    lessons: int = 0
 
     def __post_init__(self) -> None:
         within("search", 1, every=self.every)
-        within("search", 0, futures=self.futures)
+        within("search", 0, futures=self.futures, lessons=self.lessons)
 
     def but(self, given: Mapping[str, Any]) -> Search:
         """The same with other values.
@@ -163,12 +166,12 @@ class Actor:
             task: what is asked for.
             z: draws of the latent, `B Z' L Z`, the first of which is imagined.
         """
-        world, known, past = self.cost.world, *situation
+        world, (known, past, lessons) = self.cost.world, situation
         first = None if z is None else z[:, 0]
         done: list[Tensor] = []
         for _ in range(self.search.horizon):
             action = self.react(known[:, -1], task)
-            told = world.imagine(known, action[:, None], first, past)
+            told = foreseen(world, Situation(known, past, lessons), action[:, None], first)
             known = torch.cat((known, told), 1)
             past = torch.cat((past, action[:, None]), 1)
             done.append(action)

@@ -23,10 +23,12 @@ from torch import Tensor
 from ..envs.base import Array, BatchEnv, Observation
 from ..errors import UserError
 from ..randomness import EPISODE, generator
+from ..training.passages import Passage
 from ..training.world_model import WorldModel
 from .actor import Actor, Search
 from .configurator import Configurator, Doubtful, Fixed, Setting, doubts
 from .cost import Critic, IntrinsicCost, WorldCost
+from .lessons import Notebook
 from .memory import Moments
 from .mind import FOLDER, WEIGHTS, Mind, read_agent
 from .perception import Perception
@@ -82,6 +84,8 @@ class Agent:
     Attributes:
         moments: time, state, action and intrinsic cost of the last decisions, as many as
             `mind.memory`; None before the first one, and without a memory.
+        notebook: what the world model got wrong in this episode, see `lessons.py`; None where
+            `mind.search.lessons` is 0.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Agent:
         self.done: list[Tensor] = []
         self.calls = 0
         self.moments: Moments | None = None
+        self.notebook: Notebook | None = None
         self._last: tuple[Setting, Situation, Tensor] | None = None
 
     def act(self, observation: Observation) -> Array:
@@ -140,6 +145,7 @@ class Agent:
             self.goal = self._goal(observation)
             if not self.seeds:
                 self._begin_unseeded(len(state))
+        self._learn(state)
         self._remember(state)
         task = Task(self.goal, self.mind.weights, self.mind.zones)
         fresh = (self.age == 0).to(self.device)
@@ -168,6 +174,23 @@ class Agent:
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]
 
+    @torch.no_grad()
+    def _learn(self, state: Tensor) -> None:
+        """Note what came otherwise than the world model alone would have told."""
+        count, world = self.mind.search.lessons, self.world
+        if not count:
+            return
+        if self.notebook is None or self._last is None:
+            sizes = world.state.aim, world.facts.action_size
+            self.notebook = Notebook(len(state), count, *sizes, self.mind.reach, self.device)
+            return
+        known, past, _ = self._last[1]
+        passage = Passage(known, past, self.done[-1][:, None], state[:, None])
+        draw = generator(0, EPISODE, PLAN, self.time)
+        z = world.explain(passage, draw) if world.latent.dim else None
+        told = world.imagine(known, passage.actions, z, past)[:, 0]
+        self.notebook.write(known[:, -1], self.done[-1], told, state)
+
     def _note(self, state: Tensor, actions: Tensor, task: Task) -> None:
         """Write this moment to memory."""
         if self.moments is None:
@@ -182,7 +205,8 @@ class Agent:
         past = self.done[len(self.done) - known.shape[1] + 1 :]
         width = self.world.facts.action_size
         empty = known.new_zeros(len(known), 0, width)
-        return Situation(known, torch.stack(past, 1) if past else empty)
+        lessons = None if self.notebook is None else self.notebook.now()
+        return Situation(known, torch.stack(past, 1) if past else empty, lessons)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:
         """Actions from now on, `B H A`: planned, or a reaction that is imagined to be held."""
@@ -210,9 +234,8 @@ class Agent:
             which = torch.nonzero(due)[:, 0].to(self.device)
             task = setting.task
             goal = None if task.goal is None else task.goal[which]
-            rows = Situation(*(part[which] for part in situation))
             begun, draws = before and before.rows(which), self._draws(which, self.time)
-            plan = self.actor.plan(rows, replace(task, goal=goal), begun, draws)
+            plan = self.actor.plan(situation.rows(which), replace(task, goal=goal), begun, draws)
             self.calls += len(which)
             before = _merged(plan, which, before, len(plans))
         self.age = torch.where(due, 0, self.age) + 1

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models.blocks import Mlp
 from ..training.world_model import WorldModel
+from .lessons import Taught
 from .reach import LEAP, Reach
 from .task import Situation, Task, Zone
 
@@ -205,6 +206,19 @@ def beside(scaled: tuple[Tensor, Tensor, Tensor], goal: Tensor | None, aim: int)
     return torch.cat((s, g, s[:, :aim] - g), 1)
 
 
+def foreseen(
+    world: WorldModel, situation: Situation, actions: Tensor, z: Tensor | None = None
+) -> Tensor:
+    """The states `N H P D` after actions `N H A`, with the lessons of the episode.
+
+    The N rows are as many of each environment that has lessons, one environment after the other.
+    """
+    known, past, lessons = situation
+    if lessons is None:
+        return world.imagine(known, actions, z, past)
+    return Taught(world.dynamics, lessons).rollout(known, actions, z, past)
+
+
 class WorldCost:
     """`cost(situation, actions[B, S, H, A], task) -> [B, S]`: all that a planner asks.
 
@@ -268,8 +282,9 @@ class WorldCost:
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """The states `B S H P D` that candidates `B S H A` lead to."""
         batch, samples = actions.shape[:2]
-        known, past = (part.repeat_interleave(samples, 0) for part in state)
+        known, past = (part.repeat_interleave(samples, 0) for part in state[:2])
         each = None if z is None else z.flatten(0, 1)
-        future = self.world.imagine(known, actions.flatten(0, 1), each, past)
+        whole = Situation(known, past, state.lessons)
+        future = foreseen(self.world, whole, actions.flatten(0, 1), each)
         shaped: Tensor = future.view(batch, samples, *future.shape[1:])
         return shaped

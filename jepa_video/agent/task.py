@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..errors import UserError
+from .lessons import Lessons
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,14 @@ class Situation(NamedTuple):
     Attributes:
         known: states up to now, `B T P D`.
         past: actions between them, `B T-1 A`.
+        lessons: what the world model got wrong in this episode; None for nothing.
     """
 
     known: Tensor
     past: Tensor
+    lessons: Lessons | None = None
+
+    def rows(self, which: Tensor) -> Situation:
+        """That of some environments."""
+        lessons = None if self.lessons is None else self.lessons.rows(which)
+        return Situation(self.known[which], self.past[which], lessons)
