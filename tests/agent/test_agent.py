@@ -15,10 +15,8 @@ from torch import nn
 
 from jepa_video.agent.actor import Search
 from jepa_video.agent.agent import FAR, Agent
-from jepa_video.agent.cost import Critic
-from jepa_video.agent.mind import Mind, save_agent
+from jepa_video.agent.mind import Mind, critic_of, policy_of, save_agent
 from jepa_video.agent.planners import CEM, CategoricalCEM
-from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.task import Zone
 from jepa_video.agent.world_files import load_world, save_world
 from jepa_video.data.frames import shrink
@@ -47,13 +45,9 @@ def agent(mode: str, model: WorldModel | None = None, critic: bool = True, **cha
     model = scattered(model or world())
     mind = Mind(2.0, {"goal": 1.0, "effort": 0.1}, search=SEARCH, hidden=16, members=2, norm=1.0)
     mind = replace(mind, **changes)
-    width, told = model.state.width, model.facts
     if not critic:
         return Agent(model, mind, mode=mode)
-    parts = (
-        Critic(width, model.state.aim, 16, 2),
-        ReactivePolicy(width, told.action_size, told.discrete, model.state.aim, 16),
-    )
+    parts = critic_of(mind, model), policy_of(16, True, model)
     return Agent(model, mind, *map(scattered, parts), mode=mode)
 
 
@@ -338,8 +332,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         1.25, {"goal": 1.0, "zone": 3.0}, True, 0.9, replace(SEARCH, every=2), 16, 3, 0.75,
         (Zone((1.0, 2.0), (3.0, 4.0), 0.5),), 0.8,
     )  # fmt: skip
-    width, aim = model.state.width, model.state.aim
-    critic, policy = Critic(width, aim, 16, 3), ReactivePolicy(width, 2, False, aim, 16)
+    critic, policy = critic_of(mind, model), policy_of(16, True, model)
     for part in (critic, policy):
         scattered(part)
         part.mean.normal_()
