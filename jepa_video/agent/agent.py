@@ -85,7 +85,7 @@ class Agent:
         moments: time, state, action and intrinsic cost of the last decisions, as many as
             `mind.memory`; None before the first one, and without a memory.
         notebook: what the world model got wrong in this episode, see `lessons.py`; None where
-            `mind.search.lessons` is 0.
+            `mind.search.lessons` is 0, and in mode 1.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Agent:
     def _learn(self, state: Tensor) -> None:
         """Note what came otherwise than the world model alone would have told."""
         count, world = self.mind.search.lessons, self.world
-        if not count:
+        if not count or self.mode == "mode1":  # which looks at no plan
             return
         if self.notebook is None or self._last is None:
             sizes = world.state.aim, world.facts.action_size
@@ -186,8 +186,11 @@ class Agent:
             return
         known, past, _ = self._last[1]
         passage = Passage(known, past, self.done[-1][:, None], state[:, None])
-        draw = generator(0, EPISODE, PLAN, self.time)
-        z = world.explain(passage, draw) if world.latent.dim else None
+        z = None
+        if world.latent.dim:  # one by one: each has its own draws
+            draws = self._draws(torch.arange(len(state)), self.time - 1)
+            rows = (Passage(*(part[i : i + 1] for part in passage)) for i in range(len(state)))
+            z = torch.cat([world.explain(row, draw) for row, draw in zip(rows, draws, strict=True)])
         told = world.imagine(known, passage.actions, z, past)[:, 0]
         self.notebook.write(known[:, -1], self.done[-1], told, state)
 

@@ -37,7 +37,7 @@ from ..training.target import ema_update, frozen_copy
 from ..training.world_model import WorldModel
 from .bank import Bank
 from .cost import Critic, IntrinsicCost
-from .mind import policy_of
+from .mind import Mind, critic_of, policy_of
 from .planners.base import Limits
 from .reach import LEAP, Reach
 from .task import Task, Zone
@@ -114,7 +114,7 @@ class AgentLearner(L.LightningModule):
         within("learn", 1, hidden=hidden)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup)
-        facts, width = world.facts, world.state.width * world.state.tokens
+        facts = world.facts
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
         self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
         self.correct, self.planned = correct, planned
@@ -122,16 +122,15 @@ class AgentLearner(L.LightningModule):
         self.zones, self.source = zones, source
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
-        aim = world.state.aim if goal else 0
         alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
         if judge == "ways" and not alone:
             raise UserError("learn.judge ways counts steps to a goal: it takes the cost goal alone")
         self.ways = judge != "value" and alone
-        self.critic: Critic | Reach = (
-            Reach(width, aim, hidden, discount, weights["goal"], grid=world.state.grid)
-            if self.ways
-            else Critic(width, aim, hidden, members)
-        )
+        mind = Mind(
+            intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
+            ways=self.ways,
+        )  # fmt: skip
+        self.critic = critic_of(mind, world)
         # A critic of ways learns from no word of its own: nothing has to stand still for it.
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
         self.policy = policy_of(hidden, goal, world)

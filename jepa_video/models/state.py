@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import within
+from .blocks import middles
 from .rope import Grid
 
 
@@ -103,9 +104,8 @@ class Points(nn.Module):
         within("model.state", 1, points=count)
         self.count = count
         t, h, w = grid
-        y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
         self.places: Tensor
-        self.register_buffer("places", torch.stack((x, y), -1).flatten(0, 1).repeat(t, 1))
+        self.register_buffer("places", middles((h, w)).repeat(t, 1))
         self.weigh = nn.Linear(width, count)
         self.offset = nn.Linear(width, 2 * count)
         nn.init.zeros_(self.offset.weight)
