@@ -127,6 +127,7 @@ class Agent:
 
     def _begin(self, batch: int, seeds: list[int]) -> None:
         self.seeds, self.time = seeds, 0
+        self.configurator.begin(seeds)
         self.perception.reset()
         self.goal: Tensor | None = None
         self.plan_now: Plan | None = None
@@ -162,6 +163,7 @@ class Agent:
 
     def _begin_unseeded(self, batch: int) -> None:
         self.seeds = list(range(batch))
+        self.configurator.begin(self.seeds)
         self.age = torch.zeros(batch, dtype=torch.long)
 
     def _goal(self, observation: Observation) -> Tensor | None:

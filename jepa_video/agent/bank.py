@@ -5,7 +5,9 @@ Legend: E episodes of at most T states, F fields of a state `P D`, B pairs of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.episode_module import NO_ROOT, as_gathered
-from ..data.episodes import EpisodeSet
+from ..data.episodes import EpisodeSet, Trajectory
 from ..data.ledger import Ledger
 from ..data.loader import ExactLoader
 from ..data.notice import Notice
@@ -29,6 +31,8 @@ from ..training.world_model import WorldModel
 
 _FRAMES = 512  # encoded at once
 _ANYWHERE = 0.75  # share of the goals that may be any state of the episode
+_SHOWN = 4  # one for so many pairs of a batch
+_LAST = 0.5  # share of their goals that are where the episode led to
 
 
 class Bank(Dataset[dict[str, Tensor]]):
@@ -49,6 +53,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.rewards: list[Tensor] = []  # T-1 each
         self.terminated: list[Tensor] = []  # T-1 each, bool
         self.scenes: list[int | None] = []  # None: a scene that no other episode has
+        self.shown: list[tuple[int, int]] = []  # steps, from and to, that are worth imitating
         self._where: Tensor | None = None
 
     def add(
@@ -58,12 +63,15 @@ class Bank(Dataset[dict[str, Tensor]]):
         rewards: Tensor,
         terminated: Tensor | None = None,
         scene: int | None = None,
+        shown: tuple[int, int] = (0, 0),
     ) -> None:
         """One episode: `T P D`, `T-1 A`, `T-1`, bool `T-1`.
 
         Without the last it was truncated; episodes of the same `scene` lend each other goals.
+        `shown` are the steps, from and to, whose actions a policy is to learn: they were planned.
         """
         self.scenes.append(scene)
+        self.shown.append(shown)
         self.states.append(states)
         self.actions.append(actions)
         self.rewards.append(rewards)
@@ -73,7 +81,8 @@ class Bank(Dataset[dict[str, Tensor]]):
 
     def drop(self, count: int) -> None:
         """Forget the oldest episodes, all but `count`."""
-        for part in (self.states, self.actions, self.rewards, self.terminated, self.scenes):
+        kept = self.states, self.actions, self.rewards, self.terminated, self.scenes, self.shown
+        for part in kept:
             del part[: max(len(part) - count, 0)]
         self._where = None
 
@@ -92,10 +101,15 @@ class Bank(Dataset[dict[str, Tensor]]):
             )
             episode = torch.repeat_interleave(torch.arange(len(lengths)), lengths - 1)
             self._flat = torch.cat(self.states)
+            self.states = list(torch.split(self._flat, lengths.tolist()))  # they lie there once
             self._acts, self._gains = torch.cat(self.actions), torch.cat(self.rewards)
             self._ends = torch.cat(self.terminated)
             self._first, self._lengths, self._where = first[episode], lengths[episode], steps
             self._lend(episode, first, lengths)
+            begin, end = torch.tensor(self.shown).T[:, episode]
+            time = steps - self._first
+            self._planned = torch.nonzero((begin <= time) & (time < end))[:, 0]
+            self._led_to = self._first + end
         return self._where, self._first, self._lengths, self._flat, self._acts
 
     def _lend(self, episode: Tensor, first: Tensor, lengths: Tensor) -> None:
@@ -118,12 +132,14 @@ class Bank(Dataset[dict[str, Tensor]]):
 
         `terminated`, bool `B`: the episode ended of its own, and nothing comes after `next`.
         `ahead` tells how many steps after the state the episode was at the goal; 0 or less: before
-        it, or never.
+        it, or never. Where there are planned steps, also some of those: `shown_state`,
+        `shown_action`, and `shown_goal`, a later state of the same plans, half of them the last.
         """
         where, first, lengths, flat, actions = self._table()
         index = torch.tensor([key[0] if isinstance(key, tuple) else key for key in keys])
         draw = keys[0][1] if isinstance(keys[0], tuple) else int(index[0])
-        even = torch.rand(3, len(index), generator=generator(self.seed, CLIP, draw))
+        source = generator(self.seed, CLIP, draw)
+        even = torch.rand(3, len(index), generator=source)
         row = where[index]
         low, high = first[index], first[index] + lengths[index] - 1
         anywhere = self._scene[index] + (even[0] * self._scene_rows[index]).long()
@@ -139,6 +155,23 @@ class Bank(Dataset[dict[str, Tensor]]):
             "reward": self._gains[index],
             "terminated": self._ends[index],
             "ahead": torch.where(own, goal - row, -1),
+            **self._demonstrated(-(-len(index) // _SHOWN), source),
+        }
+
+    def _demonstrated(self, count: int, source: torch.Generator) -> dict[str, Tensor]:
+        """Planned steps, each with where its plans led to later on."""
+        where, _, _, flat, actions = self._table()
+        if not len(self._planned):
+            return {}
+        even = torch.rand(3, count, generator=source)
+        index = self._planned[(even[0] * len(self._planned)).long()]
+        row, end = where[index], self._led_to[index]
+        later = row + 1 + (even[1] * (end - row)).long()
+        goal = torch.where(even[2] < _LAST, end, later)
+        return {
+            "shown_state": flat[row],
+            "shown_goal": flat[goal],
+            "shown_action": actions[index],
         }
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -224,8 +257,23 @@ class BankData(LightningDataModule):
 
 
 @torch.no_grad()
-def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.device) -> None:
-    """Fill the bank with the states of all chosen episodes."""
+def encoded(
+    world: WorldModel,
+    episodes: EpisodeSet,
+    bank: Bank,
+    device: torch.device,
+    shown: Callable[[Trajectory], tuple[int, int]] = lambda one: (0, 0),
+) -> None:
+    """Fill the bank with the states of all chosen episodes.
+
+    Args:
+        world: encodes.
+        episodes: what is encoded.
+        bank: is filled.
+        device: where it encodes.
+        shown: from and to which of its frames an episode was planned.
+    """
+    notice = Notice(str(episodes.root), "encoding", "episodes")
     scenes = episodes.facts.settings.get("scenes")
     k, first = world.encoder.frames, 0
     # One block for all: small ones between the encoder's large temporary ones leave holes in the
@@ -241,7 +289,16 @@ def encoded(world: WorldModel, episodes: EpisodeSet, bank: Bank, device: torch.d
         steps = (one.actions, one.rewards, one.terminated)
         scene = None if scenes is None or one.seed is None else scene_of(one.seed, scenes)
         done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in steps)
-        bank.add(states, done, gains, ends, scene)
+        begin, end = (max(step - k + 1, 0) for step in shown(one))
+        bank.add(states, done, gains, ends, scene, (begin, end))
+        notice(index + 1, len(episodes))
+    release()
+
+
+def release() -> None:
+    """Give free memory back to the system, which the C library else keeps: gigabytes after this."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from jepa_video.agent.recording import Recording
 from jepa_video.envs.base import BatchEnv
 from jepa_video.envs.policies import POLICIES, Policy, make_policy
 from jepa_video.envs.registry import WORLDS, all_settings, make_batch
-from jepa_video.envs.rollout import play, seeds_of
+from jepa_video.envs.rollout import Crashed, Episode, play, seeds_of
 from jepa_video.errors import UserError
 
 Progress = Callable[[int, int, int], None]
+Maker = Callable[[BatchEnv], Policy]
+_TRIES: Final = 3  # of episodes in which the environment crashes
 _TOGETHER: Final = (64, 8)  # episodes at once: of our own worlds, and of other packages'
 
 
@@ -24,18 +27,20 @@ _TOGETHER: Final = (64, 8)  # episodes at once: of our own worlds, and of other 
 class Collected:
     """What a folder holds after a call: `new` episodes came in, of `episodes` with `frames`.
 
-    `success` is the share that was solved at some time, by policy.
+    `success` is the share that was solved at some time, by policy. `crashes` tells what the
+    environment raised each time that it failed and was started again.
     """
 
     new: int
     episodes: int
     frames: int
     success: dict[str, float]
+    crashes: list[str]
 
 
 def collect(
     env: str,
-    policy: str,
+    policy: str | tuple[str, Maker],
     episodes: int,
     out: Path,
     seed: int = 0,
@@ -46,11 +51,13 @@ def collect(
     """Play until the folder holds `episodes` of this policy and seed; what is there stays.
 
     Episode i is a function of the environment, the policy, the seed and i. Another policy or seed
-    of the same environment adds its own episodes to the folder.
+    of the same environment adds its own episodes to the folder. An environment that crashes is
+    made anew and its episodes are begun again.
 
     Args:
         env: its id.
-        policy: a name of `envs.policies.POLICIES`, or the run folder of an agent.
+        policy: a name of `envs.policies.POLICIES`, or the run folder of an agent; or a name with
+            what makes the policy for an environment.
         episodes: how many of this policy and seed there shall be.
         out: the folder.
         seed: of the episodes.
@@ -60,7 +67,8 @@ def collect(
             and the frames that came in.
 
     Raises:
-        UserError: what cannot be made, a folder of something else, or one that is in use.
+        UserError: what cannot be made, a folder of something else, or one that is in use; an
+            environment that crashes in the same episodes again and again.
     """
     if episodes < 1 or (batch is not None and batch < 1):
         raise UserError("episodes and batch must be 1 or more")
@@ -68,8 +76,12 @@ def collect(
         raise UserError(f"seed must be 0 or more, not {seed}")
     together = batch or _TOGETHER[env not in WORLDS]
     settings = json.loads(json.dumps(all_settings(env, settings or {})))  # as the folder tells them
-    stage = _Stage(env, settings, policy)
-    name = policy if policy in POLICIES else os.path.normpath(policy)
+    if isinstance(policy, str):
+        asked = policy
+        name, maker = _name(asked), lambda env: policy_of(asked, env)
+    else:
+        name, maker = policy
+    stage = _Stage(env, settings, maker)
     try:
         recording = Recording(out, stage.ready(min(together, episodes))[0], settings)
         with recording.opened():
@@ -80,12 +92,12 @@ def collect(
             while done < episodes:
                 # Whole batches, counted from the first episode: a resumed one plays the same.
                 end = min((done // together + 1) * together, episodes)
-                played = play(*stage.ready(end - done), seeds_of(seed, end - done, first=done))
+                played = stage.played(seeds_of(seed, end - done, first=done))
                 recording.add(played, name, seed, done)
                 done = end
                 frames += sum(len(episode.frames) for episode in played)
                 tell(done, episodes, frames)
-            return _summary(recording, max(done - begun, 0))
+            return _summary(recording, max(done - begun, 0), stage.crashes)
     finally:
         stage.close()
 
@@ -93,21 +105,41 @@ def collect(
 class _Stage:
     """A batch of environments with its policy, made anew where another number is needed."""
 
-    def __init__(self, env: str, settings: dict[str, Any], policy: str) -> None:
-        self.env, self.settings, self.policy = env, settings, policy
+    def __init__(self, env: str, settings: dict[str, Any], maker: Maker) -> None:
+        self.env, self.settings, self.maker = env, settings, maker
+        self.crashes: list[str] = []
         self._now: tuple[BatchEnv, Policy] | None = None
 
     def ready(self, batch: int) -> tuple[BatchEnv, Policy]:
         if self._now is None or self._now[0].batch != batch:
             self.close()
             env = make_batch(self.env, batch, **self.settings)
-            self._now = env, policy_of(self.policy, env)
+            self._now = env, self.maker(env)
         return self._now
+
+    def played(self, seeds: list[int]) -> list[Episode]:
+        """One episode for each seed; where the environment crashes, all of them anew."""
+        for _ in range(_TRIES):
+            try:
+                return play(*self.ready(len(seeds)), seeds)
+            except Crashed as crash:
+                self.crashes.append(str(crash))
+                with contextlib.suppress(Exception):  # a broken one may not even close
+                    self.close()
+                self._now = None
+        raise UserError(
+            f"{self.env} crashed {_TRIES} times in the same episodes: {self.crashes[-1]}"
+        )
 
     def close(self) -> None:
         if self._now is not None:
             self._now[0].close()
             self._now = None
+
+
+def _name(policy: str) -> str:
+    """As the folder tells it."""
+    return policy if policy in POLICIES else os.path.normpath(policy)
 
 
 def policy_of(name: str, env: BatchEnv) -> Policy:
@@ -128,10 +160,10 @@ def policy_of(name: str, env: BatchEnv) -> Policy:
     return Agent.load(name, env)
 
 
-def _summary(recording: Recording, new: int) -> Collected:
+def _summary(recording: Recording, new: int, crashes: list[str]) -> Collected:
     rows = recording.rows
     success = {}
     for policy in dict.fromkeys(row["policy"] for row in rows):
         ends = [row["success"] for row in rows if row["policy"] == policy]
         success[policy] = sum(ends) / len(ends)
-    return Collected(new, len(rows), sum(row["length"] for row in rows), success)
+    return Collected(new, len(rows), sum(row["length"] for row in rows), success, crashes)

@@ -6,18 +6,21 @@ configures them for the task at hand". It returns a `Setting` for each decision,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..randomness import EPISODE, generator
 from .cost import Critic
 from .reach import Reach
 from .task import Task
 
 Mode = Literal["mode1", "mode2"]
+_ROLL: Final = 12  # stream of where planning takes over, beside those of an episode
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Setting:
 class Configurator(Protocol):
     """Anything that sets the agent for a decision."""
 
+    def begin(self, seeds: Sequence[int]) -> None:
+        """Episodes of these seeds begin."""
+
     def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
         """The setting for states `B P D`; `fresh` tells the environments without a plan so far."""
 
@@ -49,6 +55,9 @@ class Fixed:
         if mode not in ("mode1", "mode2"):
             raise UserError(f"mode must be mode1 or mode2, not {mode!r}")
         self.mode = mode
+
+    def begin(self, seeds: Sequence[int]) -> None:
+        """Nothing is kept."""
 
     def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
         """See `Configurator`."""
@@ -69,11 +78,49 @@ class Doubtful:
             raise UserError("a configurator that doubts needs a critic of several networks")
         self.critic, self.threshold = critic, threshold
 
+    def begin(self, seeds: Sequence[int]) -> None:
+        """Nothing is kept."""
+
     @torch.no_grad()
     def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
         """See `Configurator`."""
         doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
         return Setting(doubt > self.threshold, task, doubt)
+
+
+class RollIn:
+    """Mode 1 first, mode 2 from some decision on: plans from where the policy leads by itself.
+
+    A policy that only sees states that plans led to does not know what to do where its own
+    mistakes lead (Ross, Gordon and Bagnell 2011, DAgger). Here the plans begin there.
+
+    Args:
+        longest: decisions of mode 1, at most; see `rolled_in`.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self.longest, self.time, self.until = longest, 0, torch.zeros(0, dtype=torch.long)
+
+    def begin(self, seeds: Sequence[int]) -> None:
+        """See `Configurator`."""
+        self.time = 0
+        self.until = torch.tensor([rolled_in(seed, self.longest) for seed in seeds])
+
+    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+        """See `Configurator`."""
+        plans = (self.until <= self.time).to(state.device)
+        self.time += 1
+        return Setting(plans, task, torch.zeros(len(state), device=state.device))
+
+
+def rolled_in(seed: int, longest: int) -> int:
+    """Decisions that mode 1 takes first in an episode: none in half of them, else 1 to `longest`.
+
+    It follows from the seed of the episode, so that nobody has to write it down.
+    """
+    draw = generator(seed, EPISODE, _ROLL)
+    first, count = torch.rand(2, generator=draw).tolist()
+    return 1 + int(count * longest) if first < 0.5 and longest else 0
 
 
 def doubts(critic: Critic | Reach) -> bool:

@@ -136,6 +136,7 @@ class AgentLearner(L.LightningModule):
         self.policy = policy_of(hidden, goal, world)
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
+        self.fresh = True  # until it has been through all of its stages once
 
     @property
     def world(self) -> WorldModel:
@@ -182,6 +183,7 @@ class AgentLearner(L.LightningModule):
         """Ways between memory's states; from half-way on, the best of some plans along them."""
         first = self.first_stage()
         share = (self.global_step - first) / max(self.total_steps() - first, 1)
+        share = share if self.fresh else 1.0
         loss = reach.loss(batch["state"], batch["next"], batch["goal"], share)
         facts = {"critic": loss.detach()}
         if share < ALONE:
@@ -314,7 +316,20 @@ class AgentLearner(L.LightningModule):
             reached = batch["next"] if self.goal else None
             return -self.policy.log_likelihood(state, reached, batch["action"]).mean()
         chosen = actions[torch.arange(len(best), device=best.device), best]
-        return -self.policy.log_likelihood(state, goal, chosen).mean()
+        return self.shown(batch) - self.policy.log_likelihood(state, goal, chosen).mean()
+
+    def shown(self, batch: dict[str, Tensor]) -> Tensor | float:
+        """The policy's loss on steps that were planned in the environment; 0 where none were."""
+        if "shown_state" not in batch:
+            return 0.0
+        parts = (batch[f"shown_{name}"] for name in ("state", "goal", "action"))
+        state, goal, action = parts
+        told = self.policy.log_likelihood(state, goal if self.goal else None, action)
+        return -told.mean()
+
+    def again(self, learning_rate: float) -> None:
+        """From here on another training of the same parts, on memory that has grown."""
+        self.fresh, self.learning_rate = False, learning_rate
 
     @torch.no_grad()
     def doubt_of(self, bank: Bank, quantile: float, count: int = 4096) -> float:

@@ -20,6 +20,9 @@ agent: `jepa-video agent eval --checkpoint` plays it.
                             boxes of the environment's state to keep out of, for the term zone
   --search.horizon N, --search.samples N, --search.iterations N
                             how mode 2 plans
+  --rounds.count N          afterwards it goes out so many times, to learn from what it meets
+  --rounds.episodes N, --rounds.steps N
+                            episodes of each round, and optimiser steps after it
   --norm LENGTH             longest action; memory may hold few of the longest that can be taken
   --memory N                patches of the scene that it remembers; as its world model does if not
                             given, 0 for none

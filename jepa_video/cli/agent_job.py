@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -17,26 +18,30 @@ from ..agent.configurator import doubts
 from ..agent.cost import IntrinsicCost, refuse_cost
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
+from ..agent.rounds import Field, Rounds, Row, Table, round_words
 from ..agent.scene import completion, scene_words
 from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
-from ..data.episodes import Facts
+from ..data.episodes import EpisodeSet, Facts
 from ..envs.registry import env_words, make_batch
 from ..errors import UserError
 from ..evaluation.attempt import attempt
 from ..evaluation.report import write_report
 from ..interop.files import read_json
+from ..training.checkpoints import newest_checkpoint
 from ..training.foresight import stride
 from ..training.pretrain import Parts, millions, prepare
-from ..training.run import Run
+from ..training.run import Run, checkpoints_of, write_whole
 from ..training.stops import StopRequests
+from .bar import Bar
 from .options import add_room_options, run_parser
-from .training_job import TrainingJob
+from .training_job import TrainingJob, main_process
 
 STEPS = 7000
 ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
+ROUNDS, EPISODES, GATHERED, TABLE = "rounds", "episodes", "gathered.json", "rounds.csv"
 DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
 
 
@@ -51,6 +56,7 @@ def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
     skip = {"world", "intrinsic", "weights", "goal", "norm", "zones"}
     parser.add_class_arguments(AgentLearner, "learn", skip=skip, instantiate=False)
     parser.add_class_arguments(Search, "search")
+    parser.add_class_arguments(Rounds, "rounds")
     add_room_options(parser, BankData, "learn", "checkpoints")  # --checkpoint is the world
     parser.set_defaults({"trainer.max_steps": STEPS, "trainer.gradient_clip_val": 5.0})
     return parser
@@ -104,6 +110,9 @@ class AgentJob(TrainingJob):
         self.mind = replace(self.mind, ways=self.module.ways)
         self.module.scale_to(*self.data.bank.moments())
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
+        self.field: Field | None = None
+        if self.made.rounds.count:
+            self.field = Field(facts.env, facts.settings, self.made.rounds, self.config.seed)
 
     def _of_one_kind(self, memory: Facts) -> None:
         """Say it where memory is not of what the world model was trained on."""
@@ -139,12 +148,25 @@ class AgentJob(TrainingJob):
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests
     ) -> Iterator[tuple[Parts, Path | None]]:
-        """One training."""
-        parts = prepare(
+        """On memory, and after each round on what came in."""
+        yield self._parts(run, stops, self.trainer_options), resume_from
+        if self.field is None:
+            return
+        options = self.trainer_options | {"max_steps": self.made.rounds.steps}
+        self.module.again(self.made.rounds.learning_rate)
+        for number in range(1, self.made.rounds.count + 1):
+            place = Run(run.path / ROUNDS / str(number))
+            place.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._gathered(self.field, run, place, number)
+            newest = newest_checkpoint(place) if checkpoints_of(place) else None
+            yield self._parts(place, stops, options), newest
+
+    def _parts(self, run: Run, stops: StopRequests, options: dict[str, Any]) -> Parts:
+        return prepare(
             run,
             self.module,
             self.data,
-            self.trainer_options,
+            options,
             lambda held_out: [],
             stops=stops,
             loggers=self.loggers(run),
@@ -153,7 +175,41 @@ class AgentJob(TrainingJob):
             screen=self.screen,
             seed=self.config.seed,
         )
-        yield parts, resume_from
+
+    def _gathered(self, field: Field, run: Run, place: Run, number: int) -> None:
+        """Let the agent go out, as rank 0, and put what it met into the bank."""
+        told = place.path / GATHERED
+        if main_process() and not told.exists():
+            self._write(place.path)
+            self._judge(field, run, place.path, number - 1)
+            with Bar(self.screen, f"round {number}", "episodes") as bar:
+                found = field.gather(
+                    place.path, number, place.path / EPISODES, str(self.device),
+                    lambda done, total, frames: bar(done, total, {"frames": frames}),
+                )  # fmt: skip
+            (solved,) = found.success.values()
+            facts = {"solved": solved, "crashes": len(found.crashes), "frames": found.frames}
+            write_whole(told, json.dumps(facts) + "\n")
+        while not told.exists():
+            time.sleep(0.2)  # rank 0 is out
+        size, memory = self.world.encoder.image, completion(self.mind.memory)
+        episodes = EpisodeSet(place.path / EPISODES, None, size, completion=memory)
+        encoded(self.world, episodes, self.data.bank, self.device, field.planned)
+
+    def _judge(self, field: Field, run: Run, agent: Path, number: int) -> None:
+        """A row for the agent after a round, with what the round was like."""
+        table, gathered = Table(run.path / TABLE), {"solved": 0.0, "crashes": 0, "frames": 0}
+        if number:
+            gathered = read_json(run.path / ROUNDS / str(number) / GATHERED)
+        count = self.made.rounds.episodes if number else 0
+        before = table.rows[number - 1].env_steps if number else 0
+        steps = before + int(gathered["frames"]) - count
+        row = Row(
+            number, steps, count, gathered["solved"], int(gathered["crashes"]),
+            **field.judged(agent, str(self.device)),
+        )  # fmt: skip
+        table.put(row)
+        self.screen.print(round_words(row, field.goal), markup=False)
 
     def start_lines(self, parts: Parts) -> list[str]:
         """What is learned from what."""
@@ -187,17 +243,25 @@ class AgentJob(TrainingJob):
             "cost": self.mind.weights,
         }
 
-    def conclude(self, run: Run, stages: Sequence[Parts], started: float) -> None:
-        """Write the agent with its world model, and say how to play it."""
-        (parts,) = stages
+    def _write(self, path: Path) -> float:
+        """Write the agent as it is with its world model; the doubt above which it plans."""
         doubt = self.module.doubt_of(self.data.bank, DOUBT)
         save_agent(
-            replace(self.mind, doubt=doubt), self.module.critic, self.module.policy,
-            run.path / FOLDER,
-        )  # fmt: skip
+            replace(self.mind, doubt=doubt), self.module.critic, self.module.policy, path / FOLDER
+        )
         settings = read_json(world_folder(self.config.checkpoint) / WORLD_CONFIG)["model"]
-        save_world(self.world, settings, run.path / WORLD)
-        run.update_summary(**self.facts(parts), doubt=doubt, status="finished")
+        save_world(self.world, settings, path / WORLD)
+        return doubt
+
+    def conclude(self, run: Run, stages: Sequence[Parts], started: float) -> None:
+        """Write the agent with its world model, and say how to play it."""
+        parts, *rounds = stages
+        doubt = self._write(run.path)
+        told: dict[str, Any] = {}
+        if self.field is not None:
+            self._judge(self.field, run, run.path, len(rounds))
+            told["rounds"] = Table(run.path / TABLE).told()
+        run.update_summary(**self.facts(parts), **told, doubt=doubt, status="finished")
         attempt("the report", lambda: write_report(run.path))
         minutes = (time.monotonic() - started) / 60
         screen = self.screen

@@ -93,6 +93,9 @@ def _collect(config: Any, settings: dict[str, Any]) -> None:
     say(f"{out}: {found.episodes} episodes of {found.frames} frames, {found.new} new{rate}")
     for policy, share in found.success.items():
         say(f"  {policy}: {share:.1%} solved")
+    if found.crashes:
+        times = f"{len(found.crashes)} times" if len(found.crashes) > 1 else "once"
+        say(f"  {config.env} crashed {times} and was started again: {found.crashes[-1]}")
     for line in _next(config.env, shlex.quote(config.out), settings):
         say(f"  {line}")
 

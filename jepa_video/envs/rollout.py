@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +10,14 @@ import numpy as np
 
 from jepa_video.envs.base import Array, BatchEnv
 from jepa_video.envs.policies import Policy
+from jepa_video.errors import UserError
 from jepa_video.randomness import EPISODE, seed_of
 
 TRAIN, HELD_OUT = 0, 1  # whose seeds: two lists that share none
+
+
+class Crashed(Exception):
+    """An environment failed by itself; what it raised is told."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,12 @@ def play(
         seeds: of the episodes.
         tasks: rows to play in place of the seeds' own; `World` alone takes them.
         frames: keep the pictures.
+
+    Raises:
+        Crashed: the environment failed.
     """
     options = None if tasks is None else {"tasks": tasks}
-    observation, told = env.reset(seed=list(seeds), options=options)
+    observation, told = _of_env(env.reset, seed=list(seeds), options=options)
     policy.reset(seeds)
     log = _Log(frames)
     log.see(observation, told)
@@ -77,7 +85,7 @@ def play(
     over = np.zeros(env.batch, bool)
     while alive.any():
         actions = policy.act(observation)
-        observation, rewards, ended, cut, told = env.step(actions)
+        observation, rewards, ended, cut, told = _of_env(env.step, actions)
         log.see(observation, told)
         log.do(actions, rewards)
         ends += alive
@@ -85,6 +93,16 @@ def play(
         alive &= ~(ended | cut)
     played = [log.episode(i, seed, int(ends[i]), goals) for i, seed in enumerate(seeds)]
     return [replace(one, terminated=bool(end)) for one, end in zip(played, over, strict=True)]
+
+
+def _of_env(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What an environment answers."""
+    try:
+        return call(*args, **options)
+    except UserError:
+        raise
+    except Exception as error:  # whatever another package raises
+        raise Crashed(f"{type(error).__name__}: {error}") from error
 
 
 class _Log:

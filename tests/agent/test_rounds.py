@@ -1,0 +1,276 @@
+"""Claims of rounds: who acts when, what is imitated, what a crash or a kill changes (nothing)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from jepa_video import Agent
+from jepa_video.agent import collect as collecting
+from jepa_video.agent.bank import Bank
+from jepa_video.agent.collect import collect
+from jepa_video.agent.configurator import RollIn, rolled_in
+from jepa_video.agent.cost import IntrinsicCost
+from jepa_video.agent.learner import AgentLearner
+from jepa_video.agent.rounds import Row, Table
+from jepa_video.agent.task import Task
+from jepa_video.cli import main
+from jepa_video.data.episodes import EpisodeSet
+from jepa_video.data.lerobot import episode_rows
+from jepa_video.envs.wrap import Wrapped
+from jepa_video.errors import UserError
+from jepa_video.interop.files import read_safetensors
+from tests.agent.tiny_agent import moving_world, save_tiny_agent
+
+# -- who acts --------------------------------------------------------------------------------------
+
+
+def test_half_of_the_episodes_begin_with_mode_1_for_any_number_of_decisions():
+    begun = torch.tensor([rolled_in(seed, 20) for seed in range(4000)])
+    assert float((begun > 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    counts = torch.bincount(begun[begun > 0], minlength=21)
+    assert len(counts) == 21 and int(counts[1:].min()) > 60 and int(counts[1:].max()) < 140
+    assert {rolled_in(seed, 0) for seed in range(50)} == {0}
+
+
+def test_mode_2_takes_over_where_that_is_told():
+    seeds = list(range(40))
+    who, task = RollIn(5), Task(None)
+    state, fresh = torch.zeros(40, 1, 2), torch.ones(40, dtype=torch.bool)
+    for _ in range(2):  # the second time everything begins anew
+        who.begin(seeds)
+        for time in range(8):
+            plans = who.configure(state, task, fresh).plans
+            assert plans.tolist() == [time >= rolled_in(seed, 5) for seed in seeds]
+
+
+# -- what is imitated ------------------------------------------------------------------------------
+
+
+def bank_of(*shown: tuple[int, int]) -> Bank:
+    """Episodes of ten states 100 e + t; the action after each is its number over 1,000."""
+    memory = Bank(0)
+    for e, told in enumerate(shown):
+        states = (100.0 * e + torch.arange(10.0)).view(-1, 1, 1)
+        memory.add(states, states[:-1, 0] / 1000, torch.zeros(9), shown=told)
+    return memory
+
+
+def test_planned_steps_are_shown_with_what_their_plans_led_to():
+    memory = bank_of((0, 0), (3, 7), (0, 9), (5, 5))
+    pairs: set[tuple[int, int]] = set()
+    for draw in range(400):
+        given = memory.__getitems__([(i, 36 * draw) for i in range(36)])
+        assert len(given["shown_state"]) == 9  # a quarter
+        state, goal = (given[f"shown_{name}"].flatten() for name in ("state", "goal"))
+        torch.testing.assert_close(given["shown_action"].flatten(), state / 1000)
+        pairs |= set(zip(state.long().tolist(), goal.long().tolist(), strict=True))
+    wanted = {(100 + a, 100 + b) for a in range(3, 7) for b in range(a + 1, 8)}
+    wanted |= {(200 + a, 200 + b) for a in range(9) for b in range(a + 1, 10)}
+    assert pairs == wanted
+
+
+def test_half_of_their_goals_are_the_last():
+    memory = bank_of((0, 9))
+    given = [memory.__getitems__([(i % 9, d) for i in range(400)]) for d in range(40)]
+    state, goal = (torch.cat([g[f"shown_{n}"].flatten() for g in given]) for n in ("state", "goal"))
+    first = goal[state == 0]
+    assert float((first == 9).float().mean()) == pytest.approx(0.5 + 0.5 / 9, abs=0.06)
+
+
+def test_memory_without_plans_shows_none_and_draws_as_before():
+    given = bank_of((0, 0), (0, 0)).__getitems__([(i, 5) for i in range(8)])
+    other = bank_of((0, 0), (2, 8)).__getitems__([(i, 5) for i in range(8)])
+    assert not any(name.startswith("shown") for name in given)
+    assert all(torch.equal(given[name], other[name]) for name in given)
+
+
+def test_what_is_dropped_is_not_shown():
+    memory = bank_of((0, 9), (2, 8))
+    memory.drop(1)
+    given = memory.__getitems__([(i, 5) for i in range(9)] * 20)
+    assert int(given["shown_state"].min()) == 102 and int(given["shown_goal"].max()) == 108
+
+
+# -- an environment that fails ---------------------------------------------------------------------
+
+
+class Frail(gymnasium.Env):
+    """Counts steps; raises at the step that is told, as often as is told."""
+
+    observation_space = spaces.Box(-99.0, 99.0, (1,))
+    action_space = spaces.Box(np.float32(-1.0), np.float32(1.0), (1,))
+    render_mode = "rgb_array"
+    left = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        if self.time == 4 and Frail.left:
+            Frail.left -= 1
+            raise RuntimeError("the simulator lost its mind")
+        return np.full(1, self.time, np.float32), float(action[0]), False, False, {}
+
+    def render(self):
+        return np.full((16, 16, 3), self.time, np.uint8)
+
+
+@pytest.fixture
+def frail(monkeypatch: pytest.MonkeyPatch) -> type[Frail]:
+    def made(id: str, batch: int, **settings: object) -> Wrapped:
+        return Wrapped([Frail() for _ in range(batch)], "frail", budget=6, size=16)
+
+    monkeypatch.setattr(collecting, "make_batch", made)
+    monkeypatch.setattr(collecting, "all_settings", lambda id, given: {})
+    return Frail
+
+
+def test_an_environment_that_crashes_is_started_again_and_counted(frail, tmp_path: Path):
+    frail.left = 2
+    found = collect("frail", "random", 5, tmp_path / "hurt", batch=2)
+    assert found.crashes == ["RuntimeError: the simulator lost its mind"] * 2
+    assert (found.new, found.episodes) == (5, 5)
+    assert collect("frail", "random", 5, tmp_path / "well", batch=2).crashes == []
+    hurt, well = (EpisodeSet(tmp_path / name, size=16) for name in ("hurt", "well"))
+    assert len(hurt) == len(well) == 5
+    for i in range(5):
+        one, other = hurt.episode(i), well.episode(i)
+        for name in ("frames", "actions", "states", "rewards"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_one_that_crashes_again_and_again_is_told_in_a_sentence(frail, tmp_path: Path):
+    frail.left = 99
+    with pytest.raises(UserError, match="frail crashed 3 times in the same episodes: RuntimeError"):
+        collect("frail", "random", 5, tmp_path / "hurt", batch=2)
+    frail.left = 0
+    assert collect("frail", "random", 5, tmp_path / "hurt", batch=2).episodes == 5
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def test_a_row_of_the_table_is_read_as_it_was_written_and_replaces_what_came_after(tmp_path: Path):
+    rows = [Row(n, 10 * n, 4, 0.1 * n, 0, 0.5, 0.25, 0.75, -1.5) for n in range(3)]
+    table = Table(tmp_path / "rounds.csv")
+    for row in rows:
+        table.put(row)
+    assert Table(tmp_path / "rounds.csv").rows == rows
+    again = Table(tmp_path / "rounds.csv")
+    again.put(rows[1])
+    assert Table(tmp_path / "rounds.csv").rows == rows[:2]
+
+
+# -- agent fit with rounds -------------------------------------------------------------------------
+
+QUIET = ["--wandb", "off", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
+SMALL = ["--data.batch_size", "16", "--learn.hidden", "16", "--trainer.max_steps", "4"]
+SMALL += ["--search", "{samples: 12, iterations: 2, horizon: 3, lessons: 4}"]
+ROUNDS = "{count: 2, episodes: 3, steps: 4, budget: 8, tasks: 4}"
+
+
+def words(root: Path, name: str) -> list[str]:
+    told = ["agent", "fit", "--checkpoint", str(root / "tiny"), "--data.root", str(root / "rooms")]
+    told += [*SMALL, *QUIET, "--rounds", ROUNDS, "--checkpoints.every_n_steps", "1"]
+    return [*told, "--checkpoints.keep", "9", "--runs", str(root), "--name", name]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a world, walks, and a run of two rounds."""
+    root = tmp_path_factory.mktemp("rounds")
+    save_tiny_agent(root / "tiny")
+    collect("TwoRooms", "explore", 10, root / "rooms", settings={"budget": 12, "scenes": 3})
+    assert main(words(root, "whole")) == 0
+    return root
+
+
+def test_rounds_gather_judge_and_learn(root: Path):
+    run = root / "whole"
+    rows = list(csv.DictReader((run / "rounds.csv").read_text().splitlines()))
+    told = json.loads((run / "summary.json").read_text())
+    assert [int(row["round"]) for row in rows] == [0, 1, 2]
+    assert [row["gathered"] for row in rows] == ["0", "3", "3"]
+    assert [one["env_steps"] for one in told["rounds"]] == [int(row["env_steps"]) for row in rows]
+    assert 0 < int(rows[1]["env_steps"]) < int(rows[2]["env_steps"]) <= 48
+    seeds = []
+    for number in (1, 2):
+        place = run / "rounds" / str(number)
+        there = episode_rows(place / "episodes")
+        assert {row["policy"] for row in there} == {f"round {number}"}
+        seeds += [row["seed"] for row in there]
+        logged = list(csv.DictReader((place / "metrics.csv").read_text().splitlines()))
+        assert [row["step"] for row in logged] == ["1", "2", "3", "4"]
+    assert len(set(seeds)) == 6 and not set(seeds) & {
+        r["seed"] for r in episode_rows(root / "rooms")
+    }
+    # Each round began with the agent of the one before, and the last is what the run holds.
+    parts = [read_safetensors(p / "agent" / "agent.safetensors") for p in places(run)]
+    for before, after in zip(parts, parts[1:], strict=False):
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert Agent.load(run).mind.search.lessons == 4
+
+
+def places(run: Path) -> list[Path]:
+    return [run / "rounds" / "1", run / "rounds" / "2", run]
+
+
+def test_a_run_that_was_killed_in_a_round_goes_on_the_same(root: Path):
+    whole = root / "whole"
+    for cut in ("while gathering", "while learning"):
+        copy = root / cut.replace(" ", "-")
+        shutil.copytree(whole, copy)
+        (copy / "summary.json").unlink()
+        shutil.rmtree(copy / "agent")
+        last = copy / "rounds" / "2"
+        if cut == "while gathering":  # the first of two batches is there, the agent is written
+            shutil.rmtree(last / "checkpoints")
+            (last / "gathered.json").unlink()
+            (last / "metrics.csv").unlink()
+            shutil.rmtree(last / "episodes")
+        else:
+            for step in (3, 4):
+                (last / "checkpoints" / f"step-{step:08d}.ckpt").unlink()
+        assert main(["agent", "fit", "--resume", str(copy), "--wandb", "off"]) == 0
+        assert (copy / "rounds.csv").read_text() == (whole / "rounds.csv").read_text()
+        for name in ("agent/agent.safetensors", "world/world.safetensors"):
+            one, other = (read_safetensors(run / name) for run in (whole, copy))
+            assert all(torch.equal(one[key], other[key]) for key in other), (cut, name)
+        log = "rounds/2/metrics.csv"
+        assert (copy / log).read_text() == (whole / log).read_text()
+
+
+def test_rounds_need_an_environment_and_numbers_that_make_sense(
+    root: Path, capsys: pytest.CaptureFixture[str]
+):
+    for told, wanted in (
+        ("{count: -1}", "rounds.count must be 0 or more, not -1"),
+        ("{count: 1, episodes: 0}", "rounds.episodes must be 1 or more, not 0"),
+        ("{count: 1, roll_in: 2}", "rounds.roll_in must be"),
+    ):
+        assert main([*words(root, "bad"), "--rounds", told]) == 2
+        assert wanted in capsys.readouterr().err
+    assert not (root / "bad").exists()
+
+
+def test_the_imitated_loss_is_the_mean_log_likelihood_of_what_was_shown():
+    model = moving_world()
+    intrinsic = IntrinsicCost(1.0, model.state.aim, model.read)
+    made = AgentLearner(model, intrinsic, {"goal": 1.0}, True, hidden=16)
+    state, goal, action = torch.randn(5, 1, 2), torch.randn(5, 1, 2), torch.rand(5, 2) - 0.5
+    batch = {"shown_state": state, "shown_goal": goal, "shown_action": action}
+    wanted = -made.policy.log_likelihood(state, goal, action).mean()
+    torch.testing.assert_close(made.shown(batch), wanted)
+    assert made.shown({}) == 0
