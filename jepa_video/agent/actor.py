@@ -40,6 +40,8 @@ class Search:
         risk: `expected` cost over the draws of z, or of the `worst`.
         lessons: moments of the episode, with what the world model got wrong in them, that plans
             take into account; 0 for none.
+        levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
+        far: steps of level 2 in such a plan.
     """
 
     horizon: int = 5
@@ -52,9 +54,13 @@ class Search:
     futures: int = 8
     risk: Risk = "expected"
     lessons: int = 0
+    levels: int = 1
+    far: int = 6
 
     def __post_init__(self) -> None:
         within("search", 1, every=self.every)
+        within("search", 1, far=self.far)
+        within("search", 1, 2, levels=self.levels)
         within("search", 0, futures=self.futures, lessons=self.lessons)
 
     def but(self, given: Mapping[str, Any]) -> Search:

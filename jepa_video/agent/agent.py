@@ -29,6 +29,7 @@ from .actor import Actor, Search
 from .configurator import Configurator, Doubtful, Fixed, Setting, doubts
 from .cost import Critic, IntrinsicCost, WorldCost
 from .lessons import Notebook
+from .level2 import Ahead, Level2
 from .memory import Moments
 from .mind import FOLDER, WEIGHTS, Mind, read_agent
 from .perception import Perception
@@ -38,7 +39,7 @@ from .reach import Reach
 from .task import Situation, Task, Zone
 from .world_files import load_world, reach_of, refuse_other
 
-PLAN: Final = 11  # stream of the planner's draws, beside those of an episode
+PLAN, AHEAD = 11, 15  # streams of the planners' draws, beside those of an episode
 # Without a critic the horizon has to reach the goal by itself.
 FAR: Final = Search(horizon=24, samples=128, iterations=4, elites=12, colour=2.0, every=2)
 
@@ -76,7 +77,7 @@ class Agent:
     Args:
         world: frozen.
         mind: plain values.
-        critic, policy: trained by `agent fit`; None where there was none.
+        critic, policy, level2: trained by `agent fit`; None where there was none.
         mode: `mode1`, `mode2`, or `auto`: as mode 2 where the critic's networks disagree, else as
             mode 1; with one network, or none, it always plans.
         device: where it computes.
@@ -96,6 +97,7 @@ class Agent:
         policy: ReactivePolicy | None = None,
         mode: str = "auto",
         device: torch.device | str = "cpu",
+        level2: Level2 | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
@@ -106,8 +108,18 @@ class Agent:
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)
+        self.ahead = self._ahead(level2)
         self.configurator = self._configurator(mode)
         self._begin(0, [])
+
+    def _ahead(self, level2: Level2 | None) -> Ahead | None:
+        """What sets sub-goals, where two levels are asked for."""
+        search = self.mind.search
+        if search.levels < 2:
+            return None
+        if level2 is None or not isinstance(self.critic, Reach):
+            raise UserError("search.levels 2 needs an agent that was fitted with learn.stride")
+        return Ahead(level2.to(self.device).eval(), self.critic, search.far, search.samples)
 
     def _configurator(self, mode: str) -> Configurator:
         if mode in ("mode1", "auto") and self.policy is None:
@@ -129,6 +141,8 @@ class Agent:
         self.seeds, self.time = seeds, 0
         self.configurator.begin(seeds)
         self.perception.reset()
+        if self.ahead is not None:
+            self.ahead.reset()
         self.goal: Tensor | None = None
         self.plan_now: Plan | None = None
         self.age = torch.zeros(batch, dtype=torch.long)  # decisions since the plan was made
@@ -148,7 +162,7 @@ class Agent:
                 self._begin_unseeded(len(state))
         self._learn(state)
         self._remember(state)
-        task = Task(self.goal, self.mind.weights, self.mind.zones)
+        task = Task(self._aim(state), self.mind.weights, self.mind.zones)
         fresh = (self.age == 0).to(self.device)
         setting = self.configurator.configure(state, task, fresh)
         situation = self._situation()
@@ -172,6 +186,12 @@ class Agent:
         if "goal" not in observation:
             raise UserError("this agent was made for goals, and the environment shows none")
         return self.perception.picture(observation["goal"], observation.get("goal_felt"))
+
+    def _aim(self, state: Tensor) -> Tensor | None:
+        """The goal, or the sub-goal on the way to it."""
+        if self.ahead is None or self.goal is None:
+            return self.goal
+        return self.ahead.aim(state, self.goal, lambda which: self._draws(which, self.time, AHEAD))
 
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]
@@ -248,9 +268,9 @@ class Agent:
         self.plan_now = before
         return before.actions.nan_to_num(nan=0.0)
 
-    def _draws(self, which: Tensor, time: int) -> list[torch.Generator]:
+    def _draws(self, which: Tensor, time: int, stream: int = PLAN) -> list[torch.Generator]:
         """A generator for each environment, of its seed and the time alone."""
-        return [generator(self.seeds[i], EPISODE, PLAN, time) for i in which.tolist()]
+        return [generator(self.seeds[i], EPISODE, stream, time) for i in which.tolist()]
 
     def _given(self, actions: Tensor) -> Array:
         if self.world.facts.discrete:
@@ -265,6 +285,7 @@ class Agent:
         search = self.mind.search
         told = {"mode": self.mode, "critic": self.critic is not None}
         told |= {"memory": self.mind.memory} if self.mind.memory else {}
+        told |= {"levels": 2} if self.ahead else {}
         if self.mode == "mode1":
             return told
         return told | {
@@ -349,14 +370,14 @@ class Agent:
             looks = _looks(FAR, search)
             mind = Mind(reach_of(path), own, goal, search=looks, norm=norm, memory=memory)
             return cls(world, mind.asked(weights, zones, world), mode=mode, device=device)
-        mind, critic, policy = read_agent(folder, world)
+        mind, critic, policy, level2 = read_agent(folder, world)
         memory = mind.memory if memory is None else memory
         mind = replace(mind, search=_looks(mind.search, search), memory=memory)
         if (told := mind.asked(weights, zones, world)) != mind:
             if mode == "mode1":
                 raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
             mode = "mode2"
-        return cls(world, told, critic, policy, mode, device)
+        return cls(world, told, critic, policy, mode, device, level2)
 
 
 def _looks(own: Search, given: Search | Mapping[str, Any] | None) -> Search:

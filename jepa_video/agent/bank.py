@@ -44,10 +44,11 @@ class Bank(Dataset[dict[str, Tensor]]):
     Args:
         seed: of the goals.
         near: steps.
+        stride: steps to a later state, which is told beside; 0 for none.
     """
 
-    def __init__(self, seed: int = 0, near: int = 20) -> None:
-        self.seed, self.near = seed, near
+    def __init__(self, seed: int = 0, near: int = 20, stride: int = 0) -> None:
+        self.seed, self.near, self.stride = seed, near, stride
         self.states: list[Tensor] = []  # T P D each
         self.actions: list[Tensor] = []  # T-1 A each
         self.rewards: list[Tensor] = []  # T-1 each
@@ -132,7 +133,8 @@ class Bank(Dataset[dict[str, Tensor]]):
 
         `terminated`, bool `B`: the episode ended of its own, and nothing comes after `next`.
         `ahead` tells how many steps after the state the episode was at the goal; 0 or less: before
-        it, or never. Where there are planned steps, also some of those: `shown_state`,
+        it, or never. With a stride, `later` `B P D`: so many steps later, or at the end of the
+        episode. Where there are planned steps, also some of those: `shown_state`,
         `shown_action`, and `shown_goal`, a later state of the same plans, half of them the last.
         """
         where, first, lengths, flat, actions = self._table()
@@ -155,6 +157,7 @@ class Bank(Dataset[dict[str, Tensor]]):
             "reward": self._gains[index],
             "terminated": self._ends[index],
             "ahead": torch.where(own, goal - row, -1),
+            **({"later": flat[(row + self.stride).clamp(max=high)]} if self.stride else {}),
             **self._demonstrated(-(-len(index) // _SHOWN), source),
         }
 
@@ -173,6 +176,12 @@ class Bank(Dataset[dict[str, Tensor]]):
             "shown_goal": flat[goal],
             "shown_action": actions[index],
         }
+
+    def gone(self, aim: int) -> Tensor:
+        """How far places, the first `aim` numbers of states, went in a stride: `N aim`."""
+        batch = self.__getitems__(range(0, len(self), max(len(self) // 4096, 1)))
+        later, state = (batch[name].flatten(1)[:, :aim] for name in ("later", "state"))
+        return later - state
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the states, `P*D` each."""

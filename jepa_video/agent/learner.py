@@ -37,7 +37,7 @@ from ..training.target import ema_update, frozen_copy
 from ..training.world_model import WorldModel
 from .bank import Bank
 from .cost import Critic, IntrinsicCost
-from .mind import Mind, critic_of, policy_of
+from .mind import Mind, critic_of, level2_of, policy_of
 from .planners.base import Limits
 from .reach import LEAP, Reach
 from .task import Task, Zone
@@ -70,6 +70,8 @@ class AgentLearner(L.LightningModule):
         holds: for how many steps each is held; a plan of several steps carries costs further.
         hidden: width of critic and policy.
         members: networks of the critic; with one alone mode auto has no doubt and always plans.
+        stride: steps of level 1 that one of level 2 takes, where the critic is one of ways; 0 for
+            no level 2.
         discount: of each step.
         momentum: of the target network.
         learning_rate: peak.
@@ -94,6 +96,7 @@ class AgentLearner(L.LightningModule):
         holds: tuple[int, ...] = (1, 3),
         hidden: int = 256,
         members: int = 2,
+        stride: int = 0,
         discount: float = 0.97,
         momentum: float = 0.99,
         learning_rate: float = 1e-3,
@@ -126,10 +129,13 @@ class AgentLearner(L.LightningModule):
         if judge == "ways" and not alone:
             raise UserError("learn.judge ways counts steps to a goal: it takes the cost goal alone")
         self.ways = judge != "value" and alone
+        if stride and not self.ways:
+            raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
-            ways=self.ways,
+            ways=self.ways, stride=stride,
         )  # fmt: skip
+        self.level2 = level2_of(mind, world)
         self.critic = critic_of(mind, world)
         # A critic of ways learns from no word of its own: nothing has to stand still for it.
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
@@ -186,6 +192,11 @@ class AgentLearner(L.LightningModule):
         share = share if self.fresh else 1.0
         loss = reach.loss(batch["state"], batch["next"], batch["goal"], share)
         facts = {"critic": loss.detach()}
+        if self.level2 is not None:
+            more, facts["level2"] = self.level2.loss(
+                batch["state"], batch["later"], batch["goal"], draw
+            )
+            loss = loss + more
         if share < ALONE:
             loss = loss + self._idle(self.policy)
         else:
@@ -212,7 +223,8 @@ class AgentLearner(L.LightningModule):
         told = world.imagine(known, passage.actions, z)
         energy = world.prediction * world.energy(told, passage.future).mean()
         self.log_dict({"loss": energy.detach(), "energy": energy.detach()})
-        return {"loss": energy + self._idle(self.critic) + self._idle(self.policy)}
+        idle = self._idle(self.critic) + self._idle(self.policy)
+        return {"loss": energy + idle + (self._idle(self.level2) if self.level2 else 0.0)}
 
     def _idle(self, part: nn.Module) -> Tensor | float:
         """0, from weights that take no part in this step: several ranks wait for them."""
@@ -345,6 +357,7 @@ class AgentLearner(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; each stage has its own warm-up and cosine, to a tenth."""
         mine = [*self.critic.parameters(), *self.policy.parameters()]
+        mine += [] if self.level2 is None else [*self.level2.parameters()]
         groups = [{"params": list(self.dynamics.parameters())}, {"params": mine}]
         optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
         total, first = self.total_steps(), self.first_stage()

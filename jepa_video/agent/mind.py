@@ -10,12 +10,14 @@ from typing import Final
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
 from .actor import Search, planner_of
 from .cost import Critic, refuse_cost
+from .level2 import Level2
 from .policy import ReactivePolicy
 from .reach import Reach
 from .scene import completion
@@ -44,6 +46,7 @@ class Mind:
         norm: longest action; None where each number has its own limits alone.
         memory: patches of the scene, and moments, that are remembered; 0 for none.
         ways: whether the critic is one of ways, see `Reach`.
+        stride: steps of level 1 that one of level 2 takes, see `Level2`; 0 where there is none.
     """
 
     reach: float
@@ -58,6 +61,7 @@ class Mind:
     norm: float | None = None
     memory: int = 0
     ways: bool = False
+    stride: int = 0
 
     def asked(
         self,
@@ -88,6 +92,14 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Reach:
     return Critic(width, aim, mind.hidden, mind.members)
 
 
+def level2_of(mind: Mind, world: WorldModel) -> Level2 | None:
+    """A fresh level 2 of this kind for the states of a world; None where there is to be none."""
+    if not mind.stride:
+        return None
+    width, aim = world.state.width * world.state.tokens, world.state.aim
+    return Level2(width, aim, mind.stride, mind.hidden, grid=world.state.grid)
+
+
 def policy_of(hidden: int, goal: bool, world: WorldModel) -> ReactivePolicy:
     """A fresh policy for the states of a world, with goals or without."""
     facts, state = world.facts, world.state
@@ -95,9 +107,15 @@ def policy_of(hidden: int, goal: bool, world: WorldModel) -> ReactivePolicy:
     return ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden, state.grid)
 
 
-def save_agent(mind: Mind, critic: Critic | Reach, policy: ReactivePolicy, folder: Path) -> None:
+def save_agent(
+    mind: Mind,
+    critic: Critic | Reach,
+    policy: ReactivePolicy,
+    folder: Path,
+    level2: Level2 | None = None,
+) -> None:
     """Write an agent's weights and config; a crash leaves no half of them."""
-    parts = {"critic": critic, "policy": policy}
+    parts = _named(critic, policy, level2)
     weights = {
         f"{name}.{key}": value.detach().cpu().contiguous()
         for name, part in parts.items()
@@ -108,7 +126,16 @@ def save_agent(mind: Mind, critic: Critic | Reach, policy: ReactivePolicy, folde
         (draft / CONFIG).write_text(json.dumps(asdict(mind), indent=2) + "\n")
 
 
-def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Critic | Reach, ReactivePolicy]:
+def _named(
+    critic: Critic | Reach, policy: ReactivePolicy, level2: Level2 | None
+) -> dict[str, nn.Module]:
+    parts = {"critic": critic, "policy": policy, "level2": level2}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def read_agent(
+    folder: Path, world: WorldModel
+) -> tuple[Mind, Critic | Reach, ReactivePolicy, Level2 | None]:
     """What `save_agent` wrote, for its world.
 
     Raises:
@@ -127,12 +154,14 @@ def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Critic | Reach, R
         planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
         completion(mind.memory)
         with torch.random.fork_rng(devices=[]):
-            critic = critic_of(mind, world)
+            critic, level2 = critic_of(mind, world), level2_of(mind, world)
             policy = policy_of(mind.hidden, mind.goal, world)
-        for name, part in (("critic.", critic), ("policy.", policy)):
+        for name, part in _named(critic, policy, level2).items():
+            own = f"{name}."
             part.load_state_dict(
-                {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
+                {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
             )
+            part.requires_grad_(False)
     except (*UNFIT, UserError) as error:
         raise UserError(f"{folder} holds an agent that does not load: {said(error)}") from error
-    return mind, critic.requires_grad_(False), policy.requires_grad_(False)
+    return mind, critic, policy, level2

@@ -104,7 +104,9 @@ class Reach(nn.Module):
         spent: Tensor = self.weight * (1 - self.discount**steps) / (1 - self.discount)
         return spent
 
-    def foretold(self, now: Tensor, goal: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+    def foretold(
+        self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """What is left after each imagined state, and by how much the step to it is a leap.
 
         All are looked at in the scene of now, which stands still.
@@ -112,7 +114,8 @@ class Reach(nn.Module):
         Args:
             now: `B P D`.
             goal: `B P D`.
-            future: `B S H P D`.
+            future: `B S H P D`, or their first `aim` numbers alone.
+            stride: steps between two of them.
 
         Returns:
             Discounted cost of the way that is left, and steps too long: `B S H` each.
@@ -125,7 +128,7 @@ class Reach(nn.Module):
         before = torch.cat((first, places[:, :, :-1]), 2)
         steps = (before - places).relu().amax(-1).mean(-1)
         left = self.cost((places - aim[:, None, None]).relu().amax(-1)).mean(-1)
-        return left, (steps - 1 - SLACK).relu()
+        return left, (steps - stride - SLACK).relu()
 
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The mean of the groups, `N`."""

@@ -101,7 +101,9 @@ class AgentJob(TrainingJob):
             zones=zones,
             norm=norm,
             memory=memory,
+            stride=self.made.learn.stride,
         )
+        self.data.bank.stride = self.mind.stride
         intrinsic = IntrinsicCost(self.mind.reach, self.world.state.aim, self.world.read)
         settings = dict(vars(self.made.learn))
         self.module = AgentLearner(
@@ -109,6 +111,8 @@ class AgentJob(TrainingJob):
         )
         self.mind = replace(self.mind, ways=self.module.ways)
         self.module.scale_to(*self.data.bank.moments())
+        if self.module.level2 is not None:
+            self.module.level2.scale_to(self.data.bank.gone(self.world.state.aim))
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
         self.field: Field | None = None
         if self.made.rounds.count:
@@ -246,9 +250,8 @@ class AgentJob(TrainingJob):
     def _write(self, path: Path) -> float:
         """Write the agent as it is with its world model; the doubt above which it plans."""
         doubt = self.module.doubt_of(self.data.bank, DOUBT)
-        save_agent(
-            replace(self.mind, doubt=doubt), self.module.critic, self.module.policy, path / FOLDER
-        )
+        module, mind = self.module, replace(self.mind, doubt=doubt)
+        save_agent(mind, module.critic, module.policy, path / FOLDER, module.level2)
         settings = read_json(world_folder(self.config.checkpoint) / WORLD_CONFIG)["model"]
         save_world(self.world, settings, path / WORLD)
         return doubt
