@@ -26,20 +26,20 @@ from ..randomness import EPISODE, generator
 from ..training.passages import Passage
 from ..training.world_model import WorldModel
 from .actor import Actor, Search
-from .configurator import Configurator, Doubtful, Fixed, Setting, doubts
-from .cost import Critic, IntrinsicCost, WorldCost
+from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, doubts
+from .cost import IntrinsicCost, WorldCost
 from .lessons import Notebook
-from .level2 import Ahead, Level2
+from .level2 import Ahead
 from .memory import Moments
-from .mind import FOLDER, WEIGHTS, Mind, read_agent
+from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent
 from .perception import Perception
 from .planners.base import Plan
-from .policy import ReactivePolicy
 from .reach import Reach
 from .task import Situation, Task, Zone
 from .world_files import load_world, reach_of, refuse_other
 
 PLAN, AHEAD = 11, 15  # streams of the planners' draws, beside those of an episode
+MODES: Final = ("mode1", "mode2", "auto", "learned")
 # Without a critic the horizon has to reach the goal by itself.
 FAR: Final = Search(horizon=24, samples=128, iterations=4, elites=12, colour=2.0, every=2)
 
@@ -77,9 +77,10 @@ class Agent:
     Args:
         world: frozen.
         mind: plain values.
-        critic, policy, level2: trained by `agent fit`; None where there was none.
+        trained: by `agent fit`; None where there was none.
         mode: `mode1`, `mode2`, or `auto`: as mode 2 where the critic's networks disagree, else as
-            mode 1; with one network, or none, it always plans.
+            mode 1; with one network, or none, it always plans. `learned`: as mode 2 where it was
+            learned that a plan is worth it.
         device: where it computes.
 
     Attributes:
@@ -93,39 +94,45 @@ class Agent:
         self,
         world: WorldModel,
         mind: Mind,
-        critic: Critic | Reach | None = None,
-        policy: ReactivePolicy | None = None,
+        trained: Trained | None = None,
         mode: str = "auto",
         device: torch.device | str = "cpu",
-        level2: Level2 | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
-        self.critic = critic.to(self.device).eval() if critic is not None else None
-        self.policy = policy.to(self.device).eval() if policy is not None else None
+        for part in trained.named().values() if trained else ():
+            part.to(self.device).eval()
+        self.trained = trained
+        self.critic = trained.critic if trained else None
+        self.policy = trained.policy if trained else None
         intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read)
         final = 1.0 if self.critic is None else 0.0
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)
-        self.ahead = self._ahead(level2)
+        self.ahead = self._ahead()
         self.configurator = self._configurator(mode)
         self._begin(0, [])
 
-    def _ahead(self, level2: Level2 | None) -> Ahead | None:
+    def _ahead(self) -> Ahead | None:
         """What sets sub-goals, where two levels are asked for."""
         search = self.mind.search
         if search.levels < 2:
             return None
+        level2 = self.trained.level2 if self.trained else None
         if level2 is None or not isinstance(self.critic, Reach):
             raise UserError("search.levels 2 needs an agent that was fitted with learn.stride")
-        return Ahead(level2.to(self.device).eval(), self.critic, search.far, search.samples)
+        return Ahead(level2, self.critic, search.far, search.samples)
 
     def _configurator(self, mode: str) -> Configurator:
-        if mode in ("mode1", "auto") and self.policy is None:
+        if mode != "mode2" and self.policy is None:
             if mode == "mode1":
                 raise UserError("this checkpoint has no policy: mode1 needs a run of agent fit")
             return Fixed("mode2")
+        if mode == "learned" and self.trained is not None:
+            if self.trained.worth is None or self.mind.worth is None:
+                raise UserError("this agent has not learned what plans are worth: fit it anew")
+            return Learned(self.trained.worth, self.mind.worth)
         # One network has nobody to disagree with: without a doubt to go by, auto always plans.
         if mode == "auto" and self.critic is not None and doubts(self.critic):
             return Doubtful(self.critic, self.mind.doubt)
@@ -341,20 +348,20 @@ class Agent:
         Args:
             path: the run's folder.
             env: that it will act in; one that does not fit is refused.
-            mode: `mode1`, `mode2` or `auto`.
+            mode: `mode1`, `mode2`, `auto` or `learned`.
             device: where it computes.
             search: how mode 2 looks, in place of the run's own; or some of its values.
             weights: of the cost's terms, in place of the run's own.
             zones: boxes to keep out of, in place of the run's own. With another cost than that
-                which the policy was distilled for, `auto` plans every decision.
+                which the policy was distilled for, `auto` and `learned` plan every decision.
             memory: patches of the scene that are remembered, in place of the run's own; 0: none.
 
         Raises:
             UserError: no agent there, another environment, another kind of action, or a cost that
                 cannot be told, or not be followed by mode 1.
         """
-        if mode not in ("mode1", "mode2", "auto"):
-            raise UserError(f"mode must be mode1, mode2 or auto, not {mode!r}")
+        if mode not in MODES:
+            raise UserError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         path = Path(path).expanduser()
         world = load_world(path)
         if env is not None:
@@ -370,14 +377,14 @@ class Agent:
             looks = _looks(FAR, search)
             mind = Mind(reach_of(path), own, goal, search=looks, norm=norm, memory=memory)
             return cls(world, mind.asked(weights, zones, world), mode=mode, device=device)
-        mind, critic, policy, level2 = read_agent(folder, world)
+        mind, trained = read_agent(folder, world)
         memory = mind.memory if memory is None else memory
         mind = replace(mind, search=_looks(mind.search, search), memory=memory)
         if (told := mind.asked(weights, zones, world)) != mind:
             if mode == "mode1":
                 raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
             mode = "mode2"
-        return cls(world, told, critic, policy, mode, device, level2)
+        return cls(world, told, trained, mode, device)
 
 
 def _looks(own: Search, given: Search | Mapping[str, Any] | None) -> Search:

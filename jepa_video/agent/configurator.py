@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..randomness import EPISODE, generator
 from .cost import Critic
+from .policy import ReactivePolicy
 from .reach import Reach
 from .task import Task
 
@@ -86,6 +88,68 @@ class Doubtful:
         """See `Configurator`."""
         doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
         return Setting(doubt > self.threshold, task, doubt)
+
+
+class Worth(nn.Module):
+    """What a plan saves over the reaction, `log(1 + cost)`: learned while plans are distilled.
+
+    The value of a computation (Russell and Wefald 1991), from state and goal alone: of each state
+    of memory the costs of the policy's own action and of the best that was tried are known.
+
+    Args:
+        width: `D` times `P` of a state.
+        aim: how many of a goal's numbers, from the first on, are looked at; 0 for no goal.
+        hidden: width inside.
+        grid: see `ReactivePolicy`.
+    """
+
+    def __init__(
+        self, width: int, aim: int, hidden: int = 256, grid: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__()
+        self.look = ReactivePolicy(width, 1, True, aim, hidden, grid)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the states, by which they are scaled; `std` is their deviation."""
+        return self.look.mean
+
+    @property
+    def std(self) -> Tensor:
+        """See `mean`."""
+        return self.look.std
+
+    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """States `N P D` and goals to `N`, 0 or more."""
+        told: Tensor = F.softplus(self.look(states, goal)[:, 0])
+        return told
+
+    def loss(self, states: Tensor, goal: Tensor | None, costs: Tensor) -> Tensor:
+        """Squared error on what was tried, `N S`, of which the first is the reaction."""
+        saved = (costs[:, 0] - costs.amin(1)).detach().log1p()
+        error: Tensor = (self(states, goal) - saved).square().mean()
+        return error
+
+
+class Learned:
+    """Plans where that is worth it, by what was learned of states like this one.
+
+    Args:
+        worth: tells.
+        threshold: above which it plans.
+    """
+
+    def __init__(self, worth: Worth, threshold: float) -> None:
+        self.worth, self.threshold = worth, threshold
+
+    def begin(self, seeds: Sequence[int]) -> None:
+        """Nothing is kept."""
+
+    @torch.no_grad()
+    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+        """See `Configurator`."""
+        saved = self.worth(state, task.goal if self.worth.look.goal else None)
+        return Setting(saved > self.threshold, task, saved)
 
 
 class RollIn:

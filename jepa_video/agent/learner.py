@@ -37,7 +37,7 @@ from ..training.target import ema_update, frozen_copy
 from ..training.world_model import WorldModel
 from .bank import Bank
 from .cost import Critic, IntrinsicCost
-from .mind import Mind, critic_of, level2_of, policy_of
+from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
 from .reach import LEAP, Reach
 from .task import Task, Zone
@@ -140,6 +140,7 @@ class AgentLearner(L.LightningModule):
         # A critic of ways learns from no word of its own: nothing has to stand still for it.
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
         self.policy = policy_of(hidden, goal, world)
+        self.worth = worth_of(hidden, goal, world)
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
         self.fresh = True  # until it has been through all of its stages once
@@ -151,7 +152,7 @@ class AgentLearner(L.LightningModule):
 
     def scale_to(self, mean: Tensor, std: Tensor) -> None:
         """The scale of the states, `P*D` each, for critic and policy."""
-        for part in (self.critic, self.target, self.policy):
+        for part in (self.critic, self.target, self.policy, self.worth):
             if part is None or isinstance(part, Reach):  # states as they are
                 continue
             part.mean.copy_(mean)
@@ -175,8 +176,9 @@ class AgentLearner(L.LightningModule):
         told = self.critic.each(state, goal)  # M B
         error = (told - cost).square().mean()
         acted = self.imitated(batch, goal, actions, best.indices, draw)
-        loss = error + acted
-        facts = {"critic": error.detach(), "policy": acted.detach()}
+        saved = self.worth.loss(state, goal, costs)
+        loss = error + acted + saved
+        facts = {"critic": error.detach(), "policy": acted.detach(), "worth": saved.detach()}
         facts["cost"] = cost.mean()
         if len(told) > 1:
             facts["doubt"] = told.detach().std(0).mean()
@@ -198,21 +200,23 @@ class AgentLearner(L.LightningModule):
             )
             loss = loss + more
         if share < ALONE:
-            loss = loss + self._idle(self.policy)
+            loss = loss + self._idle(self.policy) + self._idle(self.worth)
         else:
             batch = {name: part[: self.planned] for name, part in batch.items()}
-            acted = self.distilled(batch, draw)
-            loss, facts["policy"] = loss + acted, acted.detach()
+            acted, saved = self.distilled(batch, draw)
+            loss = loss + acted + saved
+            facts |= {"policy": acted.detach(), "worth": saved.detach()}
         self.log_dict({"loss": loss.detach(), **facts})
         return {"loss": loss + self._idle(self.dynamics)}
 
-    def distilled(self, batch: dict[str, Tensor], draw: torch.Generator) -> Tensor:
-        """The policy's loss, to act as the best of some plans does."""
+    def distilled(self, batch: dict[str, Tensor], draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The policy's loss, to act as the best of some plans does, and that of their worth."""
         state, goal = batch["state"], batch["goal"] if self.goal else None
         with torch.no_grad():
             actions = self.proposals(state, goal, batch["action"], draw)  # B S A
-            best = self.outcome(state, goal, actions, draw).argmin(1)
-        return self.imitated(batch, goal, actions, best, draw)
+            costs = self.outcome(state, goal, actions, draw)
+        acted = self.imitated(batch, goal, actions, costs.argmin(1), draw)
+        return acted, self.worth.loss(state, goal, costs)
 
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """The energy of memory's own transitions."""
@@ -223,8 +227,9 @@ class AgentLearner(L.LightningModule):
         told = world.imagine(known, passage.actions, z)
         energy = world.prediction * world.energy(told, passage.future).mean()
         self.log_dict({"loss": energy.detach(), "energy": energy.detach()})
-        idle = self._idle(self.critic) + self._idle(self.policy)
-        return {"loss": energy + idle + (self._idle(self.level2) if self.level2 else 0.0)}
+        parts = (self.critic, self.policy, self.worth, self.level2)
+        idle = sum(self._idle(part) for part in parts if part is not None)
+        return {"loss": energy + idle}
 
     def _idle(self, part: nn.Module) -> Tensor | float:
         """0, from weights that take no part in this step: several ranks wait for them."""
@@ -343,12 +348,27 @@ class AgentLearner(L.LightningModule):
         """From here on another training of the same parts, on memory that has grown."""
         self.fresh, self.learning_rate = False, learning_rate
 
+    def trained(self) -> Trained:
+        """What is kept of it."""
+        return Trained(self.critic, self.policy, self.level2, self.worth)
+
+    @torch.no_grad()
+    def worth_where(self, bank: Bank, quantile: float, count: int = 4096) -> float:
+        """The quantile of what a plan is worth over states and goals of memory."""
+        batch = self._some(bank, count)
+        told = self.worth(batch["state"], batch["goal"] if self.goal else None)
+        return float(told.quantile(quantile))
+
+    def _some(self, bank: Bank, count: int) -> dict[str, Tensor]:
+        """Pairs from all of memory, on this device."""
+        count = min(count, len(bank))
+        index = [i * len(bank) // count for i in range(count)]
+        return {name: part.to(self.device) for name, part in bank.__getitems__(index).items()}
+
     @torch.no_grad()
     def doubt_of(self, bank: Bank, quantile: float, count: int = 4096) -> float:
         """The quantile of the critic's disagreement over states and goals of memory."""
-        count = min(count, len(bank))
-        index = [i * len(bank) // count for i in range(count)]
-        batch = {name: part.to(self.device) for name, part in bank.__getitems__(index).items()}
+        batch = self._some(bank, count)
         told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)
         return float(told.std(0).quantile(quantile)) if len(told) > 1 else 0.0
 
@@ -356,8 +376,7 @@ class AgentLearner(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; each stage has its own warm-up and cosine, to a tenth."""
-        mine = [*self.critic.parameters(), *self.policy.parameters()]
-        mine += [] if self.level2 is None else [*self.level2.parameters()]
+        mine = [w for part in self.trained().named().values() for w in part.parameters()]
         groups = [{"params": list(self.dynamics.parameters())}, {"params": mine}]
         optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
         total, first = self.total_steps(), self.first_stage()

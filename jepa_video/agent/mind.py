@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
 from .actor import Search, planner_of
+from .configurator import Worth
 from .cost import Critic, refuse_cost
 from .level2 import Level2
 from .policy import ReactivePolicy
@@ -42,6 +43,8 @@ class Mind:
         hidden: width of critic and policy; 0 where there are none.
         members: networks of the critic.
         doubt: disagreement of the critic above which auto mode plans.
+        worth: what a plan is to save, see `Worth`, where mode learned plans; None where it was not
+            learned.
         zones: boxes to keep out of, for the term `zone`.
         norm: longest action; None where each number has its own limits alone.
         memory: patches of the scene, and moments, that are remembered; 0 for none.
@@ -62,6 +65,7 @@ class Mind:
     memory: int = 0
     ways: bool = False
     stride: int = 0
+    worth: float | None = None
 
     def asked(
         self,
@@ -107,18 +111,37 @@ def policy_of(hidden: int, goal: bool, world: WorldModel) -> ReactivePolicy:
     return ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden, state.grid)
 
 
-def save_agent(
-    mind: Mind,
-    critic: Critic | Reach,
-    policy: ReactivePolicy,
-    folder: Path,
-    level2: Level2 | None = None,
-) -> None:
+def worth_of(hidden: int, goal: bool, world: WorldModel) -> Worth:
+    """What tells the worth of a plan, for the states of a world, with goals or without."""
+    state = world.state
+    return Worth(state.width * state.tokens, state.aim if goal else 0, hidden, state.grid)
+
+
+class Trained(NamedTuple):
+    """What of an agent is trained, beside its world model."""
+
+    critic: Critic | Reach
+    policy: ReactivePolicy
+    level2: Level2 | None = None
+    worth: Worth | None = None
+
+    def named(self) -> dict[str, nn.Module]:
+        """Those that there are."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
+
+
+def fresh(mind: Mind, world: WorldModel) -> Trained:
+    """All of them before training."""
+    worth = None if mind.worth is None else worth_of(mind.hidden, mind.goal, world)
+    policy = policy_of(mind.hidden, mind.goal, world)
+    return Trained(critic_of(mind, world), policy, level2_of(mind, world), worth)
+
+
+def save_agent(mind: Mind, trained: Trained, folder: Path) -> None:
     """Write an agent's weights and config; a crash leaves no half of them."""
-    parts = _named(critic, policy, level2)
     weights = {
         f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, part in parts.items()
+        for name, part in trained.named().items()
         for key, value in part.state_dict().items()
     }
     with whole_folder(folder) as draft:
@@ -126,16 +149,7 @@ def save_agent(
         (draft / CONFIG).write_text(json.dumps(asdict(mind), indent=2) + "\n")
 
 
-def _named(
-    critic: Critic | Reach, policy: ReactivePolicy, level2: Level2 | None
-) -> dict[str, nn.Module]:
-    parts = {"critic": critic, "policy": policy, "level2": level2}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def read_agent(
-    folder: Path, world: WorldModel
-) -> tuple[Mind, Critic | Reach, ReactivePolicy, Level2 | None]:
+def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Trained]:
     """What `save_agent` wrote, for its world.
 
     Raises:
@@ -154,9 +168,8 @@ def read_agent(
         planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
         completion(mind.memory)
         with torch.random.fork_rng(devices=[]):
-            critic, level2 = critic_of(mind, world), level2_of(mind, world)
-            policy = policy_of(mind.hidden, mind.goal, world)
-        for name, part in _named(critic, policy, level2).items():
+            trained = fresh(mind, world)
+        for name, part in trained.named().items():
             own = f"{name}."
             part.load_state_dict(
                 {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
@@ -164,4 +177,4 @@ def read_agent(
             part.requires_grad_(False)
     except (*UNFIT, UserError) as error:
         raise UserError(f"{folder} holds an agent that does not load: {said(error)}") from error
-    return mind, critic, policy, level2
+    return mind, trained

@@ -57,7 +57,7 @@ class Rounds:
     episodes: int = 128
     steps: int = 1000
     budget: int | None = None
-    mode: Literal["mode1", "mode2", "auto"] = "mode2"
+    mode: Literal["mode1", "mode2", "auto", "learned"] = "mode2"
     roll_in: float = 0.4
     learning_rate: float = 5e-4
     tasks: int = 64

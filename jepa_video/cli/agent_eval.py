@@ -24,7 +24,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             --layouts unseen of TwoRooms, or --view 12 of Rooms: pixels that are
                             seen around the dot
   --policy NAME[,NAME]      random, explore, straight, scripted (expert is the same), and of a
-                            checkpoint mode1, mode2 or auto; auto if a checkpoint alone is given
+                            checkpoint mode1, mode2, auto (plans where the critic doubts) or learned
+                            (where a plan is worth it); auto if a checkpoint alone is given
   --checkpoint RUN[,RUN]    agents: several are several training seeds, a row each and one for all
   --cost '{goal: 1, zone: 5}' --zones '[{low: [8, 30], high: [20, 45]}]'
                             another cost than the agent's own, and boxes of the environment's state
@@ -47,7 +48,7 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
 """
 
 SCRIPTED: Final = {"expert": "scripted"}
-AGENT: Final = ("mode1", "mode2", "auto")
+AGENT: Final = ("mode1", "mode2", "auto", "learned")
 BESIDE: Final = ("random", "straight", "scripted")
 EB_RULE: Final = {"budget": 200, "collision": "bounce", "to_the_end": True, "episodes": 20}
 

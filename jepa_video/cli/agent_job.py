@@ -42,6 +42,7 @@ from .training_job import TrainingJob, main_process
 STEPS = 7000
 ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
 ROUNDS, EPISODES, GATHERED, TABLE = "rounds", "episodes", "gathered.json", "rounds.csv"
+WORTH = 0.8  # quantile of what plans are worth in memory above which mode learned plans
 DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
 
 
@@ -249,9 +250,10 @@ class AgentJob(TrainingJob):
 
     def _write(self, path: Path) -> float:
         """Write the agent as it is with its world model; the doubt above which it plans."""
-        doubt = self.module.doubt_of(self.data.bank, DOUBT)
-        module, mind = self.module, replace(self.mind, doubt=doubt)
-        save_agent(mind, module.critic, module.policy, path / FOLDER, module.level2)
+        module, bank = self.module, self.data.bank
+        doubt = module.doubt_of(bank, DOUBT)
+        mind = replace(self.mind, doubt=doubt, worth=module.worth_where(bank, WORTH))
+        save_agent(mind, module.trained(), path / FOLDER)
         settings = read_json(world_folder(self.config.checkpoint) / WORLD_CONFIG)["model"]
         save_world(self.world, settings, path / WORLD)
         return doubt

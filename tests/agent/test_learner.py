@@ -303,7 +303,8 @@ def test_training_leaves_world_and_intrinsic_cost_as_they_are():
     assert (learner.intrinsic.reach, learner.intrinsic.read) == (reach, read)
     assert learner.weights == weights
     assert torch.equal(learner.intrinsic(state, state[:, 0], task(learner, goal)), told)
-    assert {name.split(".")[0] for name in learner.state_dict()} == {"critic", "target", "policy"}
+    parts = ("critic", "target", "policy", "worth")
+    assert {name.split(".")[0] for name in learner.state_dict()} == {*parts}
 
 
 def task(learner: AgentLearner, goal: Tensor):

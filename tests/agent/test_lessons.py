@@ -72,7 +72,6 @@ def test_a_rollout_stays_where_the_episode_taught_that_nothing_moves():
 @pytest.mark.parametrize("kind", ["one state", "three states", "a latent", "noise"])
 def test_an_agent_notes_what_came_otherwise_and_acts_on_it_in_any_batch(kind):
     one = agent("mode2", world(**WORLDS[kind]), search=replace(SEARCH, lessons=3), reach=40.0)
-    near = 0.1 if kind == "noise" else 1e-4  # a search for z magnifies what is rounded
     seen = pictures(3)
     together = played(one, seen, SEEDS)
     assert one.notebook is not None and one.notebook.store.count.tolist() == [3, 3, 3]  # of 4
@@ -81,7 +80,9 @@ def test_an_agent_notes_what_came_otherwise_and_acts_on_it_in_any_batch(kind):
         alone = played(one, of(seen, i), [seed])
         np.testing.assert_allclose(alone[:, 0], together[:, i], atol=1e-4)
         kept = one.notebook.now().values[0]
-        torch.testing.assert_close(kept, last.values[i], atol=near, rtol=0)
+        off, size = (kept - last.values[i]).abs(), last.values[i].abs().mean()
+        # A search for z magnifies what is rounded; with draws of other seeds it is off by much.
+        assert off.mean() < 0.1 * size if kind == "noise" else off.max() < 1e-4
     without = agent("mode2", world(**WORLDS[kind]), reach=40.0)
     assert not np.allclose(played(without, seen, SEEDS), together)
     assert without.notebook is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from jepa_video.agent.agent import Agent
 from jepa_video.agent.bank import Bank
 from jepa_video.agent.level2 import Ahead, FarCost, Level2
-from jepa_video.agent.mind import critic_of, level2_of, policy_of, read_agent, save_agent
+from jepa_video.agent.mind import Trained, critic_of, level2_of, policy_of, read_agent, save_agent
 from jepa_video.agent.reach import Reach
 from jepa_video.errors import UserError
 from jepa_video.randomness import generator
@@ -165,24 +165,24 @@ def test_an_agent_with_two_levels_is_alone_as_in_a_batch_and_files_hold_it(tmp_p
     level2 = scattered(level2_of(mind, model))
     for weight in critic.leave.parameters():
         weight.mul_(20)  # goals lie far away
-    two = Agent(model, mind, critic, policy, "mode2", level2=level2)
+    two = Agent(model, mind, Trained(critic, policy, level2), "mode2")
     seen = pictures(3)
     together = played(two, seen, SEEDS)
     assert two.ahead.calls > 0
     one = played(two, [{n: v[1:2] for n, v in step.items()} for step in seen], SEEDS[1:2])
     assert abs(one[:, 0] - together[:, 1]).max() < 1e-4
     flat = replace(mind, search=replace(mind.search, levels=1))
-    other = played(Agent(model, flat, critic, policy, "mode2"), seen, SEEDS)
+    other = played(Agent(model, flat, Trained(critic, policy), "mode2"), seen, SEEDS)
     assert abs(other - together).max() > 1e-3
-    save_agent(mind, critic, policy, tmp_path / "agent", level2)
-    told, *_, again = read_agent(tmp_path / "agent", model)
+    save_agent(mind, Trained(critic, policy, level2), tmp_path / "agent")
+    told, kept = read_agent(tmp_path / "agent", model)
     assert told == mind
     for name, value in level2.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name])
+        assert torch.equal(value, kept.level2.state_dict()[name])
 
 
 def test_two_levels_are_refused_where_there_is_one():
     made = agent("mode2", ways=True, members=0, weights={"goal": 1.0})
     mind = replace(made.mind, search=replace(made.mind.search, levels=2))
     with pytest.raises(UserError, match="search.levels 2 needs an agent that was fitted with"):
-        Agent(made.world, mind, made.critic, made.policy, "mode2")
+        Agent(made.world, mind, made.trained, "mode2")

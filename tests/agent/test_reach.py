@@ -9,7 +9,7 @@ from torch import Tensor
 from jepa_video.agent.agent import Agent
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
-from jepa_video.agent.mind import Mind, critic_of, policy_of, save_agent
+from jepa_video.agent.mind import Mind, Trained, critic_of, policy_of, save_agent
 from jepa_video.agent.reach import LEAP, SLACK, Reach, between
 from jepa_video.agent.task import Situation, Task
 from jepa_video.agent.world_files import save_world
@@ -159,7 +159,7 @@ def test_an_agent_with_ways_is_loaded_as_it_was_saved(tmp_path):
     reach, policy = scattered(critic_of(mind, model)), policy_of(16, True, model)
     assert isinstance(reach, Reach) and reach.scene(torch.zeros(1, 1, width)).shape == (1, 24)
     save_world(model, {"encoder": ENCODER}, tmp_path / "world")
-    save_agent(mind, reach, policy, tmp_path / "agent")
+    save_agent(mind, Trained(reach, policy), tmp_path / "agent")
     found = Agent.load(tmp_path).critic
     states, goal = torch.randn(2, 4, 1, width)
     assert isinstance(found, Reach)

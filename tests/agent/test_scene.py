@@ -290,7 +290,7 @@ def test_its_moments_are_states_actions_and_what_they_cost():
 def test_how_much_it_remembers_is_saved_and_can_be_asked_for_otherwise(tmp_path):
     made = agent("mode1", **(MIND | {"memory": 12}))
     save_world(made.world, {"encoder": ENCODER}, tmp_path / "world")
-    save_agent(made.mind, made.critic, made.policy, tmp_path / "agent")
+    save_agent(made.mind, made.trained, tmp_path / "agent")
     assert Agent.load(tmp_path).mind.memory == 12
     assert Agent.load(tmp_path).perception.scene.capacity == 12
     assert Agent.load(tmp_path, memory=0).perception.scene is None

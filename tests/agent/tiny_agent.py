@@ -12,7 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from jepa_video.agent.actor import Search
-from jepa_video.agent.mind import Mind, critic_of, policy_of, save_agent
+from jepa_video.agent.mind import Mind, fresh, save_agent
 from jepa_video.agent.world_files import save_world
 from jepa_video.data.episodes import Facts
 from jepa_video.models.conv import ConvEncoder
@@ -90,4 +90,4 @@ def save_tiny_agent(run: Path) -> None:
     module = world()
     save_world(module, {"encoder": ENCODER}, run / "world")
     mind = Mind(1.0, {"goal": 1.0}, search=Search(3, 8, 2, 4), hidden=16, members=2, norm=1.0)
-    save_agent(mind, critic_of(mind, module), policy_of(16, True, module), run / "agent")
+    save_agent(mind, fresh(mind, module), run / "agent")
