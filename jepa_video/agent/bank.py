@@ -5,8 +5,6 @@ Legend: E episodes of at most T states, F fields of a state `P D`, B pairs of a 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .. import heap
 from ..data.episode_module import NO_ROOT, as_gathered
 from ..data.episodes import EpisodeSet, Trajectory
 from ..data.ledger import Ledger
@@ -293,7 +292,7 @@ def encoded(
         one = episodes.episode(index)
         parts[index].copy_(states_of(world, one.frames, one.states, device, one.scene))
         notice(index + 1, count)
-    release()
+    heap.release()
     scenes = episodes.facts.settings.get("scenes")
     for index in range(count):
         one = episodes.episode(index)
@@ -302,12 +301,6 @@ def encoded(
         done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in steps)
         begin, end = (max(step - k + 1, 0) for step in shown(one))
         bank.add(parts[index], done, gains, ends, scene, (begin, end))
-
-
-def release() -> None:
-    """Give free memory back to the system, which the C library else keeps: gigabytes after this."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @torch.no_grad()

@@ -182,6 +182,7 @@ def _listed(names: str | None) -> list[str]:
 
 
 def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
+    from .. import heap
     from ..agent.eval_files import write_evaluation
     from ..agent.evaluate import evaluate
     from ..agent.trials import Tasks, choose_tasks
@@ -192,6 +193,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     from .bar import Bar
 
     config, screen = asked.config, console()
+    heap.keep()
     lots = -(-config.episodes // config.batch)
     env = make_batch(config.env, -(-config.episodes // lots), **asked.settings)
     contestants = _contestants(env, asked)

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from .. import heap
 from ..errors import UserError
 from ..training.logs import tensorboard_logger, wandb_logger, wandb_mode
 from ..training.pretrain import Parts, fit, make_trainer, quiet
@@ -60,6 +61,8 @@ class TrainingJob:
         # Says what this machine cannot do, before the data is read.
         trainer = make_trainer(self.trainer_options)
         self.alone, self.device = trainer.world_size == 1, trainer.strategy.root_device
+        if self.device.type == "cpu":
+            heap.keep()
         self.build()
 
     def build(self) -> None:
