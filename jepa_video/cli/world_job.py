@@ -21,6 +21,7 @@ from ..interop.weights import load_encoder
 from ..models import timm_encoder  # noqa: F401  an encoder that can be named by its class
 from ..models.encoder import VideoEncoder
 from ..training.callbacks import HeldOut
+from ..training.foresight import refit
 from ..training.pretrain import Parts, encoder_words, millions, prepare
 from ..training.run import Run
 from ..training.stops import StopRequests
@@ -30,6 +31,7 @@ from .options import add_room_options, own_defaults, parse, run_parser
 from .training_job import TrainingJob
 
 STEPS = 2000
+SOLVED = 512  # training windows that the readouts are solved on
 
 
 def build_parser() -> ArgumentParser:
@@ -175,7 +177,8 @@ class WorldJob(TrainingJob):
         settings = json.loads(self.parser.dump(self.config, format="json"))["model"]
         if self.config.init is not None:
             settings["encoder"] = named(self.module.encoder)
-        save_world(self.module, settings, run.path / "world")
         device = parts.trainer.strategy.root_device
+        refit(self.module.to(device).eval(), self.data.trained_on(SOLVED), device)
+        save_world(self.module, settings, run.path / "world")
         summary = conclude(run, self.module, self.data, self.facts(parts), device)
         last_screen(run, summary, self.screen, started)

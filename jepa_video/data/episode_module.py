@@ -137,9 +137,16 @@ class EpisodeDataModule(LightningDataModule):
 
     def held_out(self, clips: int) -> Iterator[dict[str, Tensor]]:
         """About so many held-out windows, evenly spread, read in this process."""
-        if not len(self.val):
+        return self._spread(self.val, clips)
+
+    def trained_on(self, clips: int) -> Iterator[dict[str, Tensor]]:
+        """The same of the training windows."""
+        return self._spread(self.train, clips)
+
+    def _spread(self, episodes: EpisodeSet, clips: int) -> Iterator[dict[str, Tensor]]:
+        if not len(episodes):
             return
-        windows = Windows(self.val, self.frames)
+        windows = Windows(episodes, self.frames)
         count = min(clips, len(windows))
         chosen = [i * len(windows) // count for i in range(count)]
         for first in range(0, count, self.batch_size):

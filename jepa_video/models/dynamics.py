@@ -252,3 +252,27 @@ class Readout(nn.Module):
         """`... P D` to `... size`."""
         told: Tensor = self.maps[name](states.flatten(-2))
         return told
+
+    @torch.no_grad()
+    def solve(self, name: str, states: Tensor, truth: Tensor, price: float = 1e-4) -> None:
+        """Put a map where the squared error is least: ridge regression, in closed form.
+
+        Gradient steps are slow here, since a state's numbers go together: after 250 of them a place
+        is read 7 pixels off that these states tell to 0.3.
+
+        Args:
+            name: of the map.
+            states: `N P D`.
+            truth: `N size`.
+            price: of its weights, as a share of the states' mean variance.
+        """
+        x, y = states.flatten(1).double(), truth.double()
+        middle, level = x.mean(0), y.mean(0)
+        x, y = x - middle, y - level
+        both = x.T @ x
+        price = price * float(both.diagonal().mean()) + 1e-9
+        found = torch.linalg.solve(both + price * torch.eye(len(both)).to(both), x.T @ y)
+        last = self.maps[name]
+        assert isinstance(last, nn.Linear)
+        last.weight.copy_(found.T)
+        last.bias.copy_(level - middle @ found)

@@ -52,6 +52,33 @@ def look_ahead(module: WorldModel, batch: Mapping[str, Tensor]) -> Ahead:
     return Ahead(seen, passage.future, told, passage.known[:, -1:].expand_as(told))
 
 
+@torch.no_grad()
+def refit(
+    module: WorldModel, batches: Iterable[Mapping[str, Tensor]], device: torch.device
+) -> None:
+    """Solve the readouts on the states of some windows, as they are now.
+
+    Args:
+        module: whose readouts; the rest of it stays as it is.
+        batches: windows that were trained on.
+        device: where it computes.
+    """
+    parts: dict[str, list[Tensor]] = {"seen": [], "own": [], "gain": []}
+    first = module.encoder.frames - 1
+    for batch in batches:
+        batch = {name: part.to(device) for name, part in batch.items()}
+        seen = module.encode(batch["video"], batch["state"], batch.get("scene"))
+        parts["seen"].append(seen)
+        parts["own"].append((batch["state"][:, first:] - module.state_mean) / module.state_std)
+        parts["gain"].append(batch["reward"][:, first:, None])
+    if not parts["seen"]:
+        return
+    seen, own, gain = (torch.cat(part) for part in parts.values())
+    module.readout.solve("reward", seen[:, 1:].flatten(0, 1), gain.flatten(0, 1))
+    if module.facts.state_size:
+        module.readout.solve("state", seen.flatten(0, 1), own.flatten(0, 1))
+
+
 @dataclass
 class Foresight:
     """Errors at each horizon, from 1 step on.
