@@ -22,6 +22,8 @@ from .reach import Reach
 from .task import Task
 
 Mode = Literal["mode1", "mode2"]
+PATIENCE: Final = 4
+PERSISTENCE: Final = 8
 _ROLL: Final = 12  # stream of where planning takes over, beside those of an episode
 
 
@@ -68,7 +70,11 @@ class Fixed:
 
 
 class Doubtful:
-    """Plans where the critic's networks disagree by more than a threshold, reacts elsewhere.
+    """Plans where the critic's networks disagree, or where the agent does not get on; else reacts.
+
+    It does not get on where the last `PATIENCE` decisions brought it nearer by less than half as
+    many steps, by a critic of ways. It then plans for `PERSISTENCE` decisions: a reaction that led
+    nowhere leads nowhere again.
 
     Args:
         critic: of several networks.
@@ -79,15 +85,34 @@ class Doubtful:
         if not doubts(critic):
             raise UserError("a configurator that doubts needs a critic of several networks")
         self.critic, self.threshold = critic, threshold
+        self.begin(())
 
     def begin(self, seeds: Sequence[int]) -> None:
-        """Nothing is kept."""
+        """See `Configurator`."""
+        self.left: list[Tensor] = []  # steps to the goal at the last decisions, B each
+        self.owed = torch.zeros(0)  # decisions that are still to be planned
 
     @torch.no_grad()
     def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
         """See `Configurator`."""
-        doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
-        return Setting(doubt > self.threshold, task, doubt)
+        if not isinstance(self.critic, Reach):
+            doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
+            return Setting(doubt > self.threshold, task, doubt)
+        assert task.goal is not None
+        steps = self.critic.steps(state, task.goal)
+        doubt = self.critic.cost(steps).std(0)
+        return Setting((doubt > self.threshold) | self._stuck(steps.mean(0)), task, doubt)
+
+    def _stuck(self, left: Tensor) -> Tensor:
+        """Whether the agent does not get on, or did not a moment ago: bool `B`."""
+        self.left = [*self.left, left][-PATIENCE - 1 :]
+        if len(self.left) == 1:
+            self.owed = torch.zeros_like(left)
+        self.owed = (self.owed - 1).clamp_min(0)
+        if len(self.left) > PATIENCE:
+            still = self.left[0] - left < PATIENCE / 2
+            self.owed = torch.where(still & (self.owed == 0), PERSISTENCE, self.owed)
+        return self.owed > 0
 
 
 class Worth(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jepa_video.agent.agent import Agent
+from jepa_video.agent.configurator import PATIENCE, PERSISTENCE, Doubtful
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.mind import Mind, Trained, critic_of, policy_of, save_agent
@@ -164,3 +165,21 @@ def test_an_agent_with_ways_is_loaded_as_it_was_saved(tmp_path):
     states, goal = torch.randn(2, 4, 1, width)
     assert isinstance(found, Reach)
     assert torch.equal(found.each(states, goal), reach.each(states, goal))
+
+
+def test_auto_plans_for_a_while_where_the_agent_does_not_get_on():
+    critic = Reach(2, 2, 8)
+    critic.steps = lambda states, goal: states[:, 0, :1].T.expand(4, -1)  # its first number
+    one = Doubtful(critic, 1e9)  # no doubt is as large
+    task, fresh = Task(torch.zeros(3, 1, 2)), torch.ones(3, dtype=torch.bool)
+    for _ in range(2):  # the second time everything begins anew
+        one.begin([1, 2, 3])
+        seen = []
+        for time in range(16):
+            # One gets on by a step at each decision, one by a quarter, one stands still at first.
+            left = torch.tensor([30.0 - time, 30.0 - time / 4, 30.0 - max(time - 6, 0)])
+            seen.append(one.configure(left.view(3, 1, 1).expand(3, 1, 2), task, fresh).plans)
+        on, slow, later = torch.stack(seen).T.tolist()
+        assert not any(on)
+        assert slow == [time >= PATIENCE for time in range(16)]
+        assert later == [PATIENCE <= time < PATIENCE + PERSISTENCE for time in range(16)]
