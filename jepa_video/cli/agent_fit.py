@@ -14,6 +14,7 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --learn.source S          what the policy learns from: plans, critic or data
   --learn.judge J           the critic: ways (steps to the goal), value (any cost), or auto
   --learn.candidates N      plans that are tried in each state
+  --learn.stride K          also level 2: places K steps later, for sub-goals (--search.levels 2)
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
   --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone
   --zones '[{low: [8, 30], high: [20, 45]}]'

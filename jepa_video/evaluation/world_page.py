@@ -257,6 +257,36 @@ def agent_result(files: RunFiles) -> str:
     return section("result", "Result", *parts)
 
 
+def agent_rounds(files: RunFiles) -> str:
+    """What the agent met when it went out, and what mode 1 reaches after each round."""
+    rows = (files.summary or {}).get("rounds")
+    if not rows:
+        text = "It learned from memory alone; agent fit --rounds.count N lets it go out."
+        return section("rounds", "Rounds", missing(text))
+    lead = (
+        "In each round the agent played episodes, and learned from them. What mode 1 reaches is "
+        "measured before the first and after each, on the same tasks in layouts of their own; the "
+        "interval is Wilson's, 95 %."
+    )
+    heads = ("round", "steps so far", "episodes", "of them solved", "mode 1 solves", "return")
+    told = [
+        (
+            str(row["round"]) if row["round"] else "before",
+            f"{row['env_steps']:,}",
+            str(row["gathered"]),
+            f"{row['gathered_solved']:.1%}" if row["round"] else "–",
+            f"{row['solved']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
+            f"{row['total']:.3g}",
+        )
+        for row in rows
+    ]
+    crashes = sum(row["crashes"] for row in rows)
+    parts = [f'<p class="lead">{escape(lead)}</p>', table(heads, told)]
+    if crashes:
+        parts.append(f"<p>The environment crashed {crashes} times and was started again.</p>")
+    return section("rounds", "Rounds", *parts)
+
+
 def agent_use(files: RunFiles) -> str:
     """The lines that play it."""
     if not (files.folder / "agent" / "config.json").exists():
@@ -286,6 +316,7 @@ ABOUT_AGENT: Final = (
 )
 AGENT_SECTIONS: Final[Sections] = {
     "result": ("Result", agent_result),
+    "rounds": ("Rounds", agent_rounds),
     "curves": ("Curves", lambda files: charts_section(files, ABOUT_AGENT, (), "States")),
     "data": ("Data", data_section),
     "config": ("Config", config_section),

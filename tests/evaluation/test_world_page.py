@@ -217,3 +217,17 @@ def test_of_few_windows_each_is_shown_once(rooms):
 def test_a_fault_is_told_and_passed_over(capsys):
     attempt("the pictures", lambda: 1 / 0)
     assert "the pictures could not be made (ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_the_page_of_an_agent_tells_of_its_rounds(tmp_path):
+    row = dict(round=0, env_steps=0, gathered=0, gathered_solved=0.0, crashes=0, solved=0.25)
+    row |= dict(low=0.1, high=0.4, total=0.25)
+    later = row | dict(round=1, env_steps=9600, gathered=192, gathered_solved=0.875, crashes=2)
+    later |= dict(solved=0.5)
+    told = AGENT | {"rounds": [row, later]}
+    page = page_of(fabricate(tmp_path / "runs" / "a", told, AGENT_CONFIG))
+    assert page.faults == []
+    for words in ("9,600", "192", "87.5%", "25.0% (10.0% to 40.0%)", "50.0%", "crashed 2 times"):
+        assert words in page.text, words
+    without = page_of(fabricate(tmp_path / "runs" / "b", AGENT, AGENT_CONFIG))
+    assert "learned from memory alone" in without.text
