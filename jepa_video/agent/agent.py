@@ -33,7 +33,7 @@ from .level2 import Ahead
 from .memory import Moments
 from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent
 from .perception import Perception
-from .planners.base import Plan
+from .planners.base import Plan, merged
 from .reach import Reach
 from .task import Situation, Task, Zone
 from .world_files import load_world, reach_of, refuse_other
@@ -269,7 +269,7 @@ class Agent:
             begun, draws = before and before.rows(which), self._draws(which, self.time)
             plan = self.actor.plan(situation.rows(which), replace(task, goal=goal), begun, draws)
             self.calls += len(which)
-            before = _merged(plan, which, before, len(plans))
+            before = merged(plan, which, before, len(plans))
         self.age = torch.where(due, 0, self.age) + 1
         assert before is not None  # an environment without a plan is due
         self.plan_now = before
@@ -390,19 +390,3 @@ class Agent:
 def _looks(own: Search, given: Search | Mapping[str, Any] | None) -> Search:
     """How mode 2 looks: as it would of its own, or as is asked for."""
     return given if isinstance(given, Search) else own.but(given or {})
-
-
-def _merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:
-    """A plan for all environments: the new one for `which`, for others `before`, or none (NaN)."""
-
-    def whole(new: Tensor, old: Tensor | None) -> Tensor:
-        shape = (batch, *new.shape[1:])
-        full = new.new_full(shape, torch.nan) if old is None else old.clone()
-        full[which] = new
-        return full
-
-    actions, cost, elites = (before.actions, before.cost, before.elites) if before else [None] * 3
-    return Plan(
-        whole(plan.actions, actions), whole(plan.cost, cost), whole(plan.elites, elites),
-        plan.evaluations,
-    )  # fmt: skip

@@ -176,9 +176,14 @@ class Bank(Dataset[dict[str, Tensor]]):
             "shown_action": actions[index],
         }
 
+    def spread(self, count: int = 4096) -> dict[str, Tensor]:
+        """So many pairs, evenly from all of memory, or all that there are."""
+        count = min(count, len(self))
+        return self.__getitems__([i * len(self) // count for i in range(count)])
+
     def gone(self, aim: int) -> Tensor:
         """How far places, the first `aim` numbers of states, went in a stride: `N aim`."""
-        batch = self.__getitems__(range(0, len(self), max(len(self) // 4096, 1)))
+        batch = self.spread()
         later, state = (batch[name].flatten(1)[:, :aim] for name in ("later", "state"))
         return later - state
 

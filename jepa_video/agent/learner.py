@@ -353,22 +353,16 @@ class AgentLearner(L.LightningModule):
         return Trained(self.critic, self.policy, self.level2, self.worth)
 
     @torch.no_grad()
-    def worth_where(self, bank: Bank, quantile: float, count: int = 4096) -> float:
+    def worth_where(self, bank: Bank, quantile: float) -> float:
         """The quantile of what a plan is worth over states and goals of memory."""
-        batch = self._some(bank, count)
+        batch = {name: part.to(self.device) for name, part in bank.spread().items()}
         told = self.worth(batch["state"], batch["goal"] if self.goal else None)
         return float(told.quantile(quantile))
-
-    def _some(self, bank: Bank, count: int) -> dict[str, Tensor]:
-        """Pairs from all of memory, on this device."""
-        count = min(count, len(bank))
-        index = [i * len(bank) // count for i in range(count)]
-        return {name: part.to(self.device) for name, part in bank.__getitems__(index).items()}
 
     @torch.no_grad()
     def doubt_of(self, bank: Bank, quantile: float, count: int = 4096) -> float:
         """The quantile of the critic's disagreement over states and goals of memory."""
-        batch = self._some(bank, count)
+        batch = {name: part.to(self.device) for name, part in bank.spread(count).items()}
         told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)
         return float(told.std(0).quantile(quantile)) if len(told) > 1 else 0.0
 

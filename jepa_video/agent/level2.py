@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.blocks import Mlp, Sought, Waves
+from ..models.blocks import Mlp, Scenic
 from .planners.base import Limits, Plan
 from .planners.sampling import CEM
 from .reach import LEAP, Reach
@@ -32,7 +32,7 @@ _ITERATIONS: Final = 3
 _ELITES: Final = 8
 
 
-class Level2(nn.Module):
+class Level2(Scenic):
     """Places `stride` steps later.
 
     Args:
@@ -41,8 +41,7 @@ class Level2(nn.Module):
         stride: k, steps of level 1 that one of level 2 takes.
         hidden: width inside.
         dim: Z.
-        narrow: numbers that are made of a state's others, where they are no map.
-        grid: rows and columns of the cells that they are of, if they are.
+        narrow, grid: see `Scenic`.
     """
 
     def __init__(
@@ -55,13 +54,8 @@ class Level2(nn.Module):
         narrow: int = 16,
         grid: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()
-        self.aim, self.stride, self.dim = aim, stride, dim
-        rest, self.scenic, found = width - aim, width > aim, 0
-        if rest:
-            self.narrow = Sought(rest, grid) if grid else nn.Linear(rest, narrow)
-            found = self.narrow.out if isinstance(self.narrow, Sought) else narrow
-        self.waves = Waves(aim + found)
+        super().__init__(width, aim, narrow, grid)
+        self.stride, self.dim = stride, dim
         # Few numbers beside many are not to be lost among them: they have maps of their own.
         self.enter, self.steer = nn.Linear(self.waves.out, hidden), nn.Linear(dim, hidden)
         self.norm, self.leave = nn.LayerNorm(hidden), Mlp(hidden, 2 * hidden, aim)
@@ -70,11 +64,6 @@ class Level2(nn.Module):
         self.answer = Mlp(hidden, hidden, 2 * dim)
         self.spread: Tensor
         self.register_buffer("spread", torch.ones(()))
-
-    def scene(self, states: Tensor) -> Tensor:
-        """What there is beside the agent: states `N P D` to `N C`."""
-        rest = states.flatten(1)[:, self.aim :]
-        return self.narrow(rest) if self.scenic else rest
 
     def later(self, places: Tensor, scene: Tensor, z: Tensor) -> Tensor:
         """Where latents `N Z` lead from places `N aim` in scenes `N C`: `N aim`."""

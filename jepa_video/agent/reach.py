@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.blocks import Mlp, Sought, Waves
+from ..models.blocks import Mlp, Scenic
 
 FAR = 1.2  # steps beyond which nothing is pushed further, in 1 / (1 - discount)
 LEAP = 10.0  # cost of each step by which an imagined step is too long
@@ -36,7 +36,7 @@ _WEIGHTS = (
 )  # of the constraint, at the beginning and from nine tenths of the training on
 
 
-class Reach(nn.Module):
+class Reach(Scenic):
     """Steps to a goal, and the discounted cost of being on the way for so long.
 
     Args:
@@ -47,8 +47,7 @@ class Reach(nn.Module):
         weight: of the cost `goal`, which each step on the way costs.
         groups: that are averaged; where they disagree, it has not seen enough.
         landmarks: of each.
-        narrow: numbers that are made of a state's others, where they are no map.
-        grid: rows and columns of the cells that they are of, if they are.
+        narrow, grid: see `Scenic`.
     """
 
     def __init__(
@@ -63,13 +62,8 @@ class Reach(nn.Module):
         narrow: int = 16,
         grid: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()
-        self.aim, self.discount, self.weight, self.groups = aim, discount, weight, groups
-        rest, self.scenic, found = width - aim, width > aim, 0
-        if rest:
-            self.narrow = Sought(rest, grid) if grid else nn.Linear(rest, narrow)
-            found = self.narrow.out if isinstance(self.narrow, Sought) else narrow
-        self.waves = Waves(aim + found)
+        super().__init__(width, aim, narrow, grid)
+        self.discount, self.weight, self.groups = discount, weight, groups
         self.enter, self.norm = nn.Linear(self.waves.out, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, 2 * hidden, groups * landmarks)
 
@@ -77,11 +71,6 @@ class Reach(nn.Module):
     def goal(self) -> bool:
         """There always is one."""
         return True
-
-    def scene(self, states: Tensor) -> Tensor:
-        """What there is beside the agent: states `N P D` to `N C`."""
-        rest = states.flatten(1)[:, self.aim :]
-        return self.narrow(rest) if self.scenic else rest
 
     def place(self, states: Tensor, scene: Tensor) -> Tensor:
         """`f`: where states `N P D` are in scenes `N C`, `N G K`."""

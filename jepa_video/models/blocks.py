@@ -122,6 +122,36 @@ class Sought(nn.Module):
         return self.scale * found.flatten(-2)
 
 
+class Scenic(nn.Module):
+    """What looks at a state's place and at few numbers made of the rest: the scene it is in.
+
+    Args:
+        width: `D` times `P` of a state.
+        aim: how many of its numbers, from the first on, are the place.
+        narrow: numbers that are made of the others, where they are no map.
+        grid: rows and columns of the cells that they are of, if they are.
+
+    Attributes:
+        waves: of place and scene, joined.
+    """
+
+    def __init__(
+        self, width: int, aim: int, narrow: int = 16, grid: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__()
+        self.aim = aim
+        rest, self.scenic, found = width - aim, width > aim, 0
+        if rest:
+            self.narrow = Sought(rest, grid) if grid else nn.Linear(rest, narrow)
+            found = self.narrow.out if isinstance(self.narrow, Sought) else narrow
+        self.waves = Waves(aim + found)
+
+    def scene(self, states: Tensor) -> Tensor:
+        """What there is beside the agent: states `N P D` to `N C`."""
+        rest = states.flatten(1)[:, self.aim :]
+        return self.narrow(rest) if self.scenic else rest
+
+
 class Narrowed(nn.Module):
     """The first `aim` numbers of a state, which say where the agent is, and few made of the rest.
 

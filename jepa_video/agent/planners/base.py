@@ -88,6 +88,22 @@ class Plan:
         )
 
 
+def merged(plan: Plan, which: Tensor, before: Plan | None, batch: int) -> Plan:
+    """A plan for all environments: the new one for `which`, for others `before`, or none (NaN)."""
+
+    def whole(new: Tensor, old: Tensor | None) -> Tensor:
+        shape = (batch, *new.shape[1:])
+        full = new.new_full(shape, math.nan) if old is None else old.clone()
+        full[which] = new
+        return full
+
+    actions, cost, elites = (before.actions, before.cost, before.elites) if before else [None] * 3
+    return Plan(
+        whole(plan.actions, actions), whole(plan.cost, cost), whole(plan.elites, elites),
+        plan.evaluations,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Limits:
     """What actions are allowed: a box, and within it a ball where `norm` is given.
