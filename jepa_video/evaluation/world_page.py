@@ -311,8 +311,9 @@ def agent_use(files: RunFiles) -> str:
 
 ABOUT_AGENT: Final = (
     "The critic's error is against the best of the imagined plans, valued by a slow copy of "
-    "itself. Doubt is what auto mode looks at: where the networks disagree more than a threshold, "
-    "it plans."
+    "itself; that of a critic of ways is its loss on memory's steps. Doubt is what auto mode looks "
+    "at: where the networks disagree more than a threshold, or the agent gets no nearer, it plans. "
+    "Worth is the error of what a plan is told to save, by which mode learned plans."
 )
 AGENT_SECTIONS: Final[Sections] = {
     "result": ("Result", agent_result),
