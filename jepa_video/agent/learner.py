@@ -70,6 +70,7 @@ class AgentLearner(L.LightningModule):
         holds: for how many steps each is held; a plan of several steps carries costs further.
         hidden: width of critic and policy.
         members: networks of the critic; with one alone mode auto has no doubt and always plans.
+        futures: draws of z that a plan's cost is the mean of, where the world has a latent.
         stride: steps of level 1 that one of level 2 takes, where the critic is one of ways; 0 for
             no level 2.
         discount: of each step.
@@ -96,6 +97,7 @@ class AgentLearner(L.LightningModule):
         holds: tuple[int, ...] = (1, 3),
         hidden: int = 256,
         members: int = 2,
+        futures: int = 4,
         stride: int = 0,
         discount: float = 0.97,
         momentum: float = 0.99,
@@ -114,7 +116,7 @@ class AgentLearner(L.LightningModule):
             raise UserError("candidates must be 2 or more, members and holds 1 or more")
         if not 0 < discount < 1:
             raise UserError(f"discount must be between 0 and 1, not {discount}")
-        within("learn", 1, hidden=hidden)
+        within("learn", 1, hidden=hidden, futures=futures)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup)
         facts = world.facts
@@ -125,6 +127,7 @@ class AgentLearner(L.LightningModule):
         self.zones, self.source = zones, source
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
+        self.futures = futures if world.latent.dim else 1
         alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
         if judge == "ways" and not alone:
             raise UserError("learn.judge ways counts steps to a goal: it takes the cost goal alone")
@@ -267,14 +270,19 @@ class AgentLearner(L.LightningModule):
     def outcome(
         self, state: Tensor, goal: Tensor | None, actions: Tensor, draw: torch.Generator
     ) -> Tensor:
-        """Cost of holding each action for the best of `holds` steps and what V' adds: `B S`."""
-        count = actions.shape[1]
-        act = actions.flatten(0, 1)
+        """Cost of holding each action for the best of `holds` steps and what V' adds: `B S`.
+
+        Where the world has a latent it is the mean over draws of z: the action is chosen before
+        chance has spoken.
+        """
+        count, draws = actions.shape[1], self.futures
+        act = actions.flatten(0, 1).repeat_interleave(draws, 0)
         first, aim = (
-            None if part is None else part.repeat_interleave(count, 0) for part in (state, goal)
+            None if part is None else part.repeat_interleave(count * draws, 0)
+            for part in (state, goal)
         )
         assert first is not None
-        task, z = Task(aim, self.weights, self.zones), self._future(first, draw)
+        task, z = Task(aim, self.weights, self.zones), self._future(state, count, draw)
         held = act[:, None].expand(-1, self.holds[-1], -1)
         future = self.world.imagine(first[:, None], held, z)  # N H P D
         shares = self.discount ** torch.arange(self.holds[-1], device=act.device)
@@ -282,15 +290,15 @@ class AgentLearner(L.LightningModule):
         if isinstance(self.critic, Reach):
             assert goal is not None
             left, over = self.critic.foretold(
-                state, goal, future.view(len(state), count, *future.shape[1:])
+                state, goal, future.view(len(state), count * draws, *future.shape[1:])
             )
             left, spent = left.flatten(0, 1), spent + LEAP * over.flatten(0, 1).cumsum(1)
         else:
             left = self.later(future, aim)
         which = [step - 1 for step in self.holds]
-        total = spent + self.discount * shares * left
-        least: Tensor = total[:, which].amin(1)
-        return least.view(len(state), count)
+        total = (spent + self.discount * shares * left)[:, which]
+        least: Tensor = total.view(len(state), count, draws, -1).mean(2).amin(-1)
+        return least
 
     def later(self, future: Tensor, goal: Tensor | None) -> Tensor:
         """What the least hopeful network expects after imagined states `N H P D`: `N H`."""
@@ -304,17 +312,22 @@ class AgentLearner(L.LightningModule):
         """The most that the way of memory from state to goal can have cost, `B`.
 
         Memory was at the goal so many steps later, and no step costs more than the weight. It says
-        nothing where the goal came first, or where other terms are asked for.
+        nothing where the goal came first, where other terms are asked for, or where there is
+        chance: memory was lucky then.
         """
         most = torch.full(ahead.shape, torch.inf, device=ahead.device)
-        if not self.goal or set(self.weights) != {"goal"}:
+        if not self.goal or set(self.weights) != {"goal"} or self.world.latent.dim:
             return most
         steps = (1 - self.discount ** ahead.float()) / (1 - self.discount)
         return torch.where(ahead >= 0, self.weights["goal"] * steps, most)
 
-    def _future(self, now: Tensor, draw: torch.Generator) -> Tensor | None:
-        drawn = self.world.futures(now[:, None], 1, draw) if self.world.latent.dim else None
-        return None if drawn is None else drawn[:, 0]
+    def _future(self, now: Tensor, count: int, draw: torch.Generator) -> Tensor | None:
+        """The same draws of z for each of `count` plans, one after the other; None: no latent."""
+        if not self.world.latent.dim:
+            return None
+        drawn = self.world.futures(now[:, None], self.futures, draw)
+        assert drawn is not None
+        return drawn[:, None].expand(-1, count, -1, -1, -1).flatten(0, 2)
 
     def imitated(
         self,

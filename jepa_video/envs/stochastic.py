@@ -1,8 +1,8 @@
-"""Stochastic: a near door that opens by chance, a far one that is sure, and time for one attempt.
+"""Stochastic: a near gate that opens by chance, or holds who came, and a far door that is sure.
 
-Whoever comes to the gate sees it open or stay shut, once for the episode. Nothing in the picture
-says which beforehand, so a predictor without z can only show one of the two, or a blur. The detour
-fits into the budget at once, and no longer after a vain visit to the gate.
+Whoever comes to the gate sees it open, or is held there for good. Nothing in the picture says which
+beforehand, so a predictor without z can only show one of the two, or a blur. The detour takes twice
+as many steps as the gate: what the gate costs on average, being held among it, is what decides.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _CLOSED, _SHUT = (140, 140, 150), (220, 40, 40)
 class Stochastic(PointWorld):
     """Two rooms, a sure door, and a gate that opens with probability `chance`.
 
-    The state's third number: 0 while the gate waits, 1 open, -1 shut for good. A gate that waits is
-    grey, a shut one red, an open one a gap.
+    The state's third number: 0 while the gate waits, 1 open, -1 shut for good, and the dot with it.
+    A gate that waits is grey, a shut one red, an open one a gap.
 
     Args:
         batch, budget, stack, repeat: see `World`.
@@ -85,7 +85,7 @@ class Stochastic(PointWorld):
         self.state[which, 2] = self.goal_state[which, 2] = 0
 
     def move(self, actions: Array, chance: Array) -> Array:
-        """Walk; at the gate chance decides before the step is taken."""
+        """Walk; at the gate chance decides before the step is taken, whether it is one."""
         aimed = self.state[:, :2] + REACH * clip_norm(actions)
         away = np.abs(aimed - self.doors[:, 1])
         near = (away < (_TRY, self.half_door + 1.0)).all(axis=1)
@@ -93,7 +93,8 @@ class Stochastic(PointWorld):
         opens = self.task[:, 7] < self.chance
         self.state[:, 2] = np.where(decided, np.where(opens, 1.0, -1.0), self.state[:, 2])
         self.boxes[decided & opens, 3] = NOWHERE
-        return super().move(actions, chance)
+        held = self.state[:, 2] == -1
+        return super().move(np.where(held[:, None], 0.0, actions), chance)
 
     def paint(self, state: Array, which: Array) -> Array:
         """The dot, the walls, and the gate as it is, or as it nearly is where a model says so."""

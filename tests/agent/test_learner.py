@@ -17,6 +17,7 @@ from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.task import Zone
 from jepa_video.errors import UserError
+from jepa_video.models.latent import GaussianLatent
 from jepa_video.models.state import VectorState
 from jepa_video.training.target import ema_update
 from tests.agent.tiny_agent import Moving, moving_world, on_trainer, world
@@ -366,6 +367,35 @@ def test_the_outcome_of_a_plan_is_the_least_over_how_long_it_is_held():
             later = float(learner.target.each(place, goal).amax(0))
             found.append(total + DISCOUNT ** (k + 1) * later)
         assert float(told[0, number]) == pytest.approx(min(found[0], found[2]), rel=1e-5)
+
+
+class Gated(Moving):
+    """Half of the futures, those whose z is below 0, hold who moves."""
+
+    latent_width = 1
+
+    def forward(self, states: Tensor, actions: Tensor, z: Tensor | None = None) -> Tensor:
+        assert z is not None
+        return torch.where(z > 0, super().forward(states, actions), states[:, -1])
+
+
+def test_the_outcome_of_a_plan_is_its_mean_over_chance_and_what_was_lucky_bounds_nothing():
+    learner = line_learner(holds=(2,))
+    state, goal = torch.zeros(2, 1, 1), torch.full((2, 1, 1), 3 * STEP)
+    actions, draw = torch.tensor([[[1.0], [-1.0]]]).expand(2, -1, -1), torch.Generator()
+    moved = learner.outcome(state, goal, actions, draw)
+    stood = learner.outcome(state, goal, 0 * actions, draw)
+
+    world = learner.world
+    step, world.dynamics = world.dynamics.step, Gated(1, 1, 1)
+    world.dynamics.step, learner.futures = step, 2
+    world.latent = GaussianLatent(1, dim=1)
+    chances = torch.tensor([1.0, -1.0]).expand(2, 2)[..., None, None]  # B count L Z
+    world.futures = lambda known, count, draw: chances
+    told = learner.outcome(state, goal, actions, draw)
+    held = [(first + second) / 2 for first, second in zip(moved, stood, strict=True)]
+    torch.testing.assert_close(told, torch.stack(held))
+    assert learner.lived(torch.tensor([1])).isinf().all()
 
 
 @pytest.mark.parametrize("discrete", [False, True])

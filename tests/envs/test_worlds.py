@@ -386,7 +386,7 @@ def test_the_torque_does_not_lift_the_pendulum_at_once():
 # -- chance ----------------------------------------------------------------------------------------
 
 
-def test_the_gate_opens_as_often_as_said_and_a_vain_visit_leaves_no_time():
+def test_the_gate_opens_as_often_as_said_and_holds_who_came_in_vain():
     solved, episodes = rate("Stochastic", "straight", 300)
     gates = np.array([episode.states[-1, 2] for episode in episodes])
     assert set(gates) == {-1.0, 1.0}
@@ -395,14 +395,17 @@ def test_the_gate_opens_as_often_as_said_and_a_vain_visit_leaves_no_time():
     assert rate("Stochastic", "scripted", 300)[0] == 1.0
     assert rate("Stochastic", "straight", 50, chance=0.0)[0] == 0
 
-    env = make_batch("Stochastic", 200, chance=0.0)  # to the gate, and then as fast as one can
+    env = make_batch("Stochastic", 200, chance=0.0)  # to the gate, and then on by the door
     env.reset(seed=0)
     ever = np.zeros(200, bool)
+    places = []
     for _ in range(env.budget):
         waits = env.state[:, 2] == 0
         env.step(np.where(waits[:, None], env.straight(), env.expert()))
         ever |= env.success()
+        places.append(env.state[:, :2].copy())
     assert (env.state[:, 2] == -1).all() and not ever.any()
+    assert (places[-1] == places[len(places) // 2]).all()
 
 
 def test_before_it_is_tried_the_gate_looks_the_same():
