@@ -61,7 +61,7 @@ class Rooms(PointWorld):
             across, line = b - a == 1, self._line(lines, k)
             low, high = self._span(lines, k, WALL)
             there = doors[k] >= 0
-            half = self.half_door if there else 0.0
+            half = self.half_door if there else -1.0  # they overlap: no gap is drawn
             parts = np.array(pieces(line, low, high, doors[k] if there else (low + high) / 2, half))
             self.boxes[episode, 2 * k : 2 * k + 2] = parts if across else parts[:, [1, 0, 3, 2]]
             self.doors[episode, k] = (line, doors[k]) if across else (doors[k], line)

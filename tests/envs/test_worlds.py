@@ -368,6 +368,18 @@ def test_every_room_can_be_reached_and_two_doors_lie_between_the_ends():
         assert not steps[cells[0][i], cells[1][i]] and cells[0][i] != cells[1][i]
 
 
+def test_no_gap_is_drawn_in_a_wall_without_a_door():
+    env = make_batch("Rooms", 50)
+    seen, _ = env.reset(seed=0)
+    for i in range(50):
+        pieces = env.boxes[i].reshape(-1, 2, 4)[: env.openings]  # the two of each wall
+        for (a, b), door in zip(pieces, env.joins[i, :, 0] >= 0, strict=True):
+            x0, y0 = np.ceil(np.minimum(a, b)[:2]).astype(int)
+            x1, y1 = np.floor(np.maximum(a, b)[2:]).astype(int) + 1
+            wall = (seen["pixels"][i, y0:y1, x0:x1] > 0).any(-1)  # the dot may cover a part
+            assert wall.all() != door
+
+
 def test_two_rooms_wide_protocol_is_not_solved_by_a_straight_line():
     assert rate("TwoRooms", "straight", 200)[0] < 0.4
     assert rate("TwoRooms", "scripted", 200)[0] == 1.0
