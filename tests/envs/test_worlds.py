@@ -78,10 +78,22 @@ def test_an_agent_feels_what_it_asks_for_and_nothing_else(id, stack):
 @pytest.mark.parametrize("id", IDS)
 def test_a_seed_names_an_episode_and_another_seed_another(id):
     env = make_batch(id, 2)
-    runs = [play(env, make_policy("explore", env), seeds) for seeds in ([3, 4], [4, 3])]
+    runs = [play(env, make_policy("wander", env), seeds) for seeds in ([3, 4], [4, 3])]
     assert (runs[0][0].frames == runs[1][1].frames).all()
     assert (runs[0][0].actions == runs[1][1].actions).all()
     assert (runs[0][0].frames != runs[0][1].frames).any()
+
+
+def test_who_wanders_turns_where_it_gets_nowhere():
+    stood = {}
+    for name in ("explore", "wander"):
+        env = make_batch("Rooms", 64, budget=60)
+        moved = [
+            np.abs(np.diff(one.states[:, :2], axis=0)).max(1) > 1e-3
+            for one in play(env, make_policy(name, env), range(64))
+        ]
+        stood[name] = 1 - np.concatenate(moved).mean()
+    assert stood["explore"] > 0.5 and stood["wander"] < 0.4
 
 
 @pytest.mark.parametrize("id", IDS)
