@@ -34,7 +34,7 @@ from .memory import Moments
 from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent
 from .perception import Perception
 from .planners.base import Plan, merged
-from .reach import Reach
+from .reach import Ways
 from .task import Situation, Task, Zone
 from .world_files import load_world, reach_of, refuse_other
 
@@ -120,7 +120,7 @@ class Agent:
         if search.levels < 2:
             return None
         level2 = self.trained.level2 if self.trained else None
-        if level2 is None or not isinstance(self.critic, Reach):
+        if level2 is None or not isinstance(self.critic, Ways):
             raise UserError("search.levels 2 needs an agent that was fitted with learn.stride")
         return Ahead(level2, self.critic, search.far, search.samples)
 

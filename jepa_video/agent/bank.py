@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .. import heap
@@ -27,10 +27,12 @@ from ..envs.point import scene_of
 from ..errors import UserError
 from ..randomness import CLIP, generator
 from ..training.world_model import WorldModel
+from .trails import Trails
 
 _FRAMES = 512  # encoded at once
 _ANYWHERE = 0.75  # share of the goals that may be any state of the episode
 _SHOWN = 4  # one for so many pairs of a batch
+_TRAILS = (16, 64, 12)  # scenes of a batch, states and goals of each
 _LAST = 0.5  # share of their goals that are where the episode led to
 
 
@@ -54,6 +56,8 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.terminated: list[Tensor] = []  # T-1 each, bool
         self.scenes: list[int | None] = []  # None: a scene that no other episode has
         self.shown: list[tuple[int, int]] = []  # steps, from and to, that are worth imitating
+        self.where: nn.Linear | None = None  # tells where places lie, for trails
+        self.trails: Trails | None = None
         self._where: Tensor | None = None
 
     def add(
@@ -77,14 +81,14 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.rewards.append(rewards)
         never = torch.zeros(len(rewards), dtype=torch.bool)
         self.terminated.append(never if terminated is None else terminated)
-        self._where = None
+        self._where = self.trails = None
 
     def drop(self, count: int) -> None:
         """Forget the oldest episodes, all but `count`."""
         kept = self.states, self.actions, self.rewards, self.terminated, self.scenes, self.shown
         for part in kept:
             del part[: max(len(part) - count, 0)]
-        self._where = None
+        self._where = self.trails = None
 
     def __len__(self) -> int:
         return len(self._table()[0])
@@ -124,6 +128,17 @@ class Bank(Dataset[dict[str, Tensor]]):
         self._scene = (sizes.cumsum(0) - sizes)[group][episode]
         self._scene_rows = sizes[group][episode]
 
+    @torch.no_grad()
+    def _lay(self, where: nn.Linear) -> Trails:
+        """The ways of memory through its scenes, see `trails.py`."""
+        steps, _, _, flat, _ = self._table()
+        follows = torch.zeros(len(flat), dtype=torch.bool)
+        follows[steps] = True
+        begin, size = torch.unique(torch.stack((self._scene, self._scene_rows)), dim=1).tolist()
+        scenes = [self._rows[b : b + n] for b, n in zip(begin, size, strict=True)]
+        spots = where(flat.flatten(1)[:, : where.in_features].to(where.weight.device))
+        return Trails(scenes, follows, spots.cpu(), self.seed)
+
     def __getitem__(self, key: Key | int) -> dict[str, Tensor]:
         return {name: rows[0] for name, rows in self.__getitems__([key]).items()}
 
@@ -158,6 +173,25 @@ class Bank(Dataset[dict[str, Tensor]]):
             "ahead": torch.where(own, goal - row, -1),
             **({"later": flat[(row + self.stride).clamp(max=high)]} if self.stride else {}),
             **self._demonstrated(-(-len(index) // _SHOWN), source),
+            **self._trodden(source),
+        }
+
+    def _trodden(self, source: torch.Generator) -> dict[str, Tensor]:
+        """Ways of a few scenes, where trails are asked for.
+
+        `trail_state`, `trail_next` `B M P D`, `trail_goal` `B J P D`; `trail_steps` `B M J`, from
+        the first to the last of them.
+        """
+        if self.where is None:
+            return {}
+        if self.trails is None:
+            self.trails = self._lay(self.where)
+        state, goal, steps = self.trails.draw(*_TRAILS, source)
+        return {
+            "trail_state": self._flat[state],
+            "trail_next": self._flat[state + 1],
+            "trail_goal": self._flat[goal],
+            "trail_steps": steps,
         }
 
     def _demonstrated(self, count: int, source: torch.Generator) -> dict[str, Tensor]:
@@ -186,6 +220,12 @@ class Bank(Dataset[dict[str, Tensor]]):
         batch = self.spread()
         later, state = (batch[name].flatten(1)[:, :aim] for name in ("later", "state"))
         return later - state
+
+    def moves(self, aim: int, count: int = 4096) -> Tensor:
+        """How far places, the first `aim` numbers of states, went in a step: `N aim`."""
+        batch = self.spread(count)
+        after, state = (batch[name].flatten(1)[:, :aim] for name in ("next", "state"))
+        return after - state
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the states, `P*D` each."""

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..randomness import EPISODE, generator
 from .cost import Critic
 from .policy import ReactivePolicy
-from .reach import Reach
+from .reach import Ways
 from .task import Task
 
 Mode = Literal["mode1", "mode2"]
@@ -81,7 +81,7 @@ class Doubtful:
         threshold: standard deviation of their answers above which it plans, in units of cost.
     """
 
-    def __init__(self, critic: Critic | Reach, threshold: float) -> None:
+    def __init__(self, critic: Critic | Ways, threshold: float) -> None:
         if not doubts(critic):
             raise UserError("a configurator that doubts needs a critic of several networks")
         self.critic, self.threshold = critic, threshold
@@ -95,7 +95,7 @@ class Doubtful:
     @torch.no_grad()
     def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
         """See `Configurator`."""
-        if not isinstance(self.critic, Reach):
+        if not isinstance(self.critic, Ways):
             doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
             return Setting(doubt > self.threshold, task, doubt)
         assert task.goal is not None
@@ -212,6 +212,6 @@ def rolled_in(seed: int, longest: int) -> int:
     return 1 + int(count * longest) if first < 0.5 and longest else 0
 
 
-def doubts(critic: Critic | Reach) -> bool:
+def doubts(critic: Critic | Ways) -> bool:
     """Whether it has several answers, which can disagree."""
-    return critic.groups > 1 if isinstance(critic, Reach) else len(critic.members) > 1
+    return critic.groups > 1 if isinstance(critic, Ways) else len(critic.members) > 1

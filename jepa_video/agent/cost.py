@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..models.blocks import Mlp
 from ..training.world_model import WorldModel
 from .lessons import Taught
-from .reach import LEAP, Reach
+from .reach import LEAP, Ways
 from .task import Situation, Task, Zone
 
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
@@ -228,7 +228,7 @@ class WorldCost:
     Args:
         world: imagines.
         intrinsic: judges what is imagined.
-        critic: judges what comes after; None for nothing. One of ways (`Reach`) knows leaps too:
+        critic: judges what comes after; None for nothing. One of ways (`Ways`) knows leaps too:
             imagined steps that no step of memory is as long as, such as through a wall.
         discount: of each step.
         final: weight of the intrinsic cost at the last step beside its share, where there is no
@@ -239,7 +239,7 @@ class WorldCost:
         self,
         world: WorldModel,
         intrinsic: IntrinsicCost,
-        critic: Critic | Reach | None = None,
+        critic: Critic | Ways | None = None,
         discount: float = 0.97,
         final: float = 0.0,
     ) -> None:
@@ -266,7 +266,7 @@ class WorldCost:
         shares[-1] += self.final
         terms = self.intrinsic.terms(future, actions, task)
         told = {name: (value * shares).sum(-1) for name, value in terms.items()}
-        if isinstance(self.critic, Reach):
+        if isinstance(self.critic, Ways):
             if task.goal is None:
                 raise UserError("the critic was trained for goals; the task has none")
             left, over = self.critic.foretold(now, task.goal, future)

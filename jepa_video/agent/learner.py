@@ -36,14 +36,15 @@ from ..training.second_level import untouched
 from ..training.target import ema_update, frozen_copy
 from ..training.world_model import WorldModel
 from .bank import Bank
+from .chart import Chart
 from .cost import Critic, IntrinsicCost
 from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
-from .reach import LEAP, Reach
+from .reach import LEAP, Ways
 from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
-Judge = Literal["auto", "ways", "value"]
+Judge = Literal["auto", "ways", "chart", "value"]
 
 
 ALONE = 0.5  # share of its stage in which a critic of ways learns alone
@@ -59,8 +60,9 @@ class AgentLearner(L.LightningModule):
         goal: whether there are goals.
         norm: longest action; None where each number has its own limits alone.
         zones: boxes to keep out of, for the term `zone`.
-        judge: the critic: `ways` (steps to the goal, from memory's own steps), `value` (any cost,
-            by what is imagined), or `auto`: ways where the goal alone counts.
+        judge: the critic: `ways` (steps to the goal, from memory's own steps), `chart` (the same
+            over the cells of the scene's map: for scenes with many walls), `value` (any cost, by
+            what is imagined), or `auto`: ways where the goal alone counts.
         source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
             cost and critic through the world model), `data` (actions of memory, by relabelling:
             the goal is where they led).
@@ -129,14 +131,16 @@ class AgentLearner(L.LightningModule):
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
         self.futures = futures if world.latent.dim else 1
         alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
-        if judge == "ways" and not alone:
-            raise UserError("learn.judge ways counts steps to a goal: it takes the cost goal alone")
+        if judge in ("ways", "chart") and not alone:
+            raise UserError(
+                f"learn.judge {judge} counts steps to a goal: it takes the cost goal alone"
+            )
         self.ways = judge != "value" and alone
         if stride and not self.ways:
             raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
-            ways=self.ways, stride=stride,
+            ways=self.ways, chart=judge == "chart", stride=stride,
         )  # fmt: skip
         self.level2 = level2_of(mind, world)
         self.critic = critic_of(mind, world)
@@ -156,10 +160,19 @@ class AgentLearner(L.LightningModule):
     def scale_to(self, mean: Tensor, std: Tensor) -> None:
         """The scale of the states, `P*D` each, for critic and policy."""
         for part in (self.critic, self.target, self.policy, self.worth):
-            if part is None or isinstance(part, Reach):  # states as they are
+            if part is None or isinstance(part, Ways):  # states as they are
                 continue
             part.mean.copy_(mean)
             part.std.copy_(std)
+
+    def measure(self, bank: Bank) -> None:
+        """Take the scales from memory, which is to tell its trails where the critic is a chart."""
+        self.scale_to(*bank.moments())
+        if self.level2 is not None:
+            self.level2.scale_to(bank.gone(self.world.state.aim))
+        if isinstance(self.critic, Chart):
+            self.critic.survey(bank.spread()["state"], bank.moves(self.world.state.aim))
+            bank.where = cast(nn.Linear, frozen_copy(self.critic.where))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Foresee the best of some plans, learn its cost, and to act as it does."""
@@ -167,7 +180,7 @@ class AgentLearner(L.LightningModule):
         draw = generator(self.seed, LATENT, rank(), self.draws)
         if self.global_step < self.first_stage():
             return self.corrected(batch, draw)
-        if isinstance(self.critic, Reach):
+        if isinstance(self.critic, Ways):
             return self.led(self.critic, batch, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
         state, goal = batch["state"], batch["goal"] if self.goal else None
@@ -188,14 +201,12 @@ class AgentLearner(L.LightningModule):
         self.log_dict({"loss": loss.detach(), **facts})
         return {"loss": loss + self._idle(self.dynamics)}
 
-    def led(
-        self, reach: Reach, batch: dict[str, Tensor], draw: torch.Generator
-    ) -> dict[str, Tensor]:
+    def led(self, ways: Ways, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """Ways between memory's states; from half-way on, the best of some plans along them."""
         first = self.first_stage()
         share = (self.global_step - first) / max(self.total_steps() - first, 1)
         share = share if self.fresh else 1.0
-        loss = reach.loss(batch["state"], batch["next"], batch["goal"], share)
+        loss = ways.learn(batch, share)
         facts = {"critic": loss.detach()}
         if self.level2 is not None:
             more, facts["level2"] = self.level2.loss(
@@ -287,7 +298,7 @@ class AgentLearner(L.LightningModule):
         future = self.world.imagine(first[:, None], held, z)  # N H P D
         shares = self.discount ** torch.arange(self.holds[-1], device=act.device)
         spent = (self.intrinsic(future, held, task) * shares).cumsum(1)
-        if isinstance(self.critic, Reach):
+        if isinstance(self.critic, Ways):
             assert goal is not None
             left, over = self.critic.foretold(
                 state, goal, future.view(len(state), count * draws, *future.shape[1:])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..models.blocks import Mlp, Scenic
 from .planners.base import Limits, Plan
 from .planners.sampling import CEM
-from .reach import LEAP, Reach
+from .reach import LEAP, Ways
 
 PRICE: Final = 0.01  # of a nat of the latent, beside the energy
 EDGE: Final = 2.5  # deviations of the prior that a plan keeps within
@@ -121,7 +121,7 @@ class FarCost:
         critic: judges.
     """
 
-    def __init__(self, level2: Level2, critic: Reach) -> None:
+    def __init__(self, level2: Level2, critic: Ways) -> None:
         self.level2, self.critic = level2, critic
 
     def places(self, state: Tensor, z: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Ahead:
         samples: plans that are drawn in an iteration.
     """
 
-    def __init__(self, level2: Level2, critic: Reach, far: int, samples: int) -> None:
+    def __init__(self, level2: Level2, critic: Ways, far: int, samples: int) -> None:
         self.level2, self.critic = level2, critic
         self.cost = FarCost(level2, critic)
         limits = Limits(level2.dim, -EDGE, EDGE)

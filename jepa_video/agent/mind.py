@@ -16,11 +16,12 @@ from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
 from .actor import Search, planner_of
+from .chart import Chart
 from .configurator import Worth
 from .cost import Critic, refuse_cost
 from .level2 import Level2
 from .policy import ReactivePolicy
-from .reach import Reach
+from .reach import Reach, Ways
 from .scene import completion
 from .task import Zone
 from .world_files import UNFIT, said
@@ -49,6 +50,7 @@ class Mind:
         norm: longest action; None where each number has its own limits alone.
         memory: patches of the scene, and moments, that are remembered; 0 for none.
         ways: whether the critic is one of ways, see `Reach`.
+        chart: whether that one is a `Chart`.
         stride: steps of level 1 that one of level 2 takes, see `Level2`; 0 where there is none.
     """
 
@@ -64,6 +66,7 @@ class Mind:
     norm: float | None = None
     memory: int = 0
     ways: bool = False
+    chart: bool = False
     stride: int = 0
     worth: float | None = None
 
@@ -87,11 +90,15 @@ class Mind:
         return replace(self, weights=weights, zones=zones)
 
 
-def critic_of(mind: Mind, world: WorldModel) -> Critic | Reach:
+def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
     """A fresh critic of this kind for the states of a world."""
     width, aim = world.state.width * world.state.tokens, world.state.aim if mind.goal else 0
     if mind.ways:
         weight = mind.weights["goal"]
+        if mind.chart:
+            if world.state.grid is None:
+                raise UserError("learn.judge chart needs a map: give the world model MapState")
+            return Chart(width, aim, world.state.grid, mind.discount, weight)
         return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
     return Critic(width, aim, mind.hidden, mind.members)
 
@@ -120,7 +127,7 @@ def worth_of(hidden: int, goal: bool, world: WorldModel) -> Worth:
 class Trained(NamedTuple):
     """What of an agent is trained, beside its world model."""
 
-    critic: Critic | Reach
+    critic: Critic | Ways
     policy: ReactivePolicy
     level2: Level2 | None = None
     worth: Worth | None = None

@@ -36,7 +36,66 @@ _WEIGHTS = (
 )  # of the constraint, at the beginning and from nine tenths of the training on
 
 
-class Reach(Scenic):
+class Ways(nn.Module):
+    """How many steps lie between places, told by several groups, and what is on the way of a plan.
+
+    Attributes:
+        discount: of each step.
+        weight: of the cost `goal`, which each step on the way costs.
+        groups: whose answers are averaged; where they disagree, it has not seen enough.
+    """
+
+    discount: float
+    weight: float
+    groups: int
+
+    @property
+    def goal(self) -> bool:
+        """There always is one."""
+        return True
+
+    def steps(self, states: Tensor, others: Tensor) -> Tensor:
+        """How many from states `N P D` to where others are in their scenes: `G N`."""
+        raise NotImplementedError
+
+    def foretold(
+        self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """What is left after each imagined state, and by how much the step to it is a leap.
+
+        All are looked at in the scene of now, which stands still.
+
+        Args:
+            now: `B P D`.
+            goal: `B P D`.
+            future: `B S H P D`, or their first `aim` numbers alone.
+            stride: steps between two of them.
+
+        Returns:
+            Discounted cost of the way that is left, and steps too long: `B S H` each.
+        """
+        raise NotImplementedError
+
+    def learn(self, batch: dict[str, Tensor], share: float) -> Tensor:
+        """The loss on a batch of memory; `share` of the training is over."""
+        raise NotImplementedError
+
+    def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """The discounted cost of the way to the goal, by each group: `G N`."""
+        assert goal is not None
+        return self.cost(self.steps(states, goal))
+
+    def cost(self, steps: Tensor) -> Tensor:
+        """Of so many steps, discounted."""
+        spent: Tensor = self.weight * (1 - self.discount**steps) / (1 - self.discount)
+        return spent
+
+    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+        """The mean of the groups, `N`."""
+        return self.each(states, goal).mean(0)
+
+
+class Reach(Scenic, Ways):
     """Steps to a goal, and the discounted cost of being on the way for so long.
 
     Args:
@@ -67,11 +126,6 @@ class Reach(Scenic):
         self.enter, self.norm = nn.Linear(self.waves.out, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, 2 * hidden, groups * landmarks)
 
-    @property
-    def goal(self) -> bool:
-        """There always is one."""
-        return True
-
     def place(self, states: Tensor, scene: Tensor) -> Tensor:
         """`f`: where states `N P D` are in scenes `N C`, `N G K`."""
         s = torch.cat((states.flatten(1)[:, : self.aim], scene), 1)
@@ -79,36 +133,14 @@ class Reach(Scenic):
         return torch.stack(self.leave(h).chunk(self.groups, 1), 1)
 
     def steps(self, states: Tensor, others: Tensor) -> Tensor:
-        """How many from states to where others are in their scenes, by each group: `G N`."""
+        """See `Ways`."""
         scene = self.scene(states)
         return between(self.place(states, scene), self.place(others, scene))
-
-    def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
-        """The discounted cost of the way to the goal, by each group: `G N`."""
-        assert goal is not None
-        return self.cost(self.steps(states, goal))
-
-    def cost(self, steps: Tensor) -> Tensor:
-        """Of so many steps, discounted."""
-        spent: Tensor = self.weight * (1 - self.discount**steps) / (1 - self.discount)
-        return spent
 
     def foretold(
         self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """What is left after each imagined state, and by how much the step to it is a leap.
-
-        All are looked at in the scene of now, which stands still.
-
-        Args:
-            now: `B P D`.
-            goal: `B P D`.
-            future: `B S H P D`, or their first `aim` numbers alone.
-            stride: steps between two of them.
-
-        Returns:
-            Discounted cost of the way that is left, and steps too long: `B S H` each.
-        """
+        """See `Ways`."""
         scene, (batch, *many) = self.scene(now), future.shape[:3]
         begin, aim = self.place(now, scene), self.place(goal, scene)  # B G K
         each = scene[:, None, None].expand(-1, *many, -1).flatten(0, 2)
@@ -119,9 +151,9 @@ class Reach(Scenic):
         left = self.cost((places - aim[:, None, None]).relu().amax(-1)).mean(-1)
         return left, (steps - stride - SLACK).relu()
 
-    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
-        """The mean of the groups, `N`."""
-        return self.each(states, goal).mean(0)
+    def learn(self, batch: dict[str, Tensor], share: float) -> Tensor:
+        """See `loss`."""
+        return self.loss(batch["state"], batch["next"], batch["goal"], share)
 
     def loss(self, states: Tensor, after: Tensor, goal: Tensor, share: float) -> Tensor:
         """See the top of the file.

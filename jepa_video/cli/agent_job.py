@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from ..agent.actor import Search, planner_of
 from ..agent.bank import BankData, encoded
+from ..agent.chart import Chart
 from ..agent.configurator import doubts
 from ..agent.cost import IntrinsicCost, refuse_cost
 from ..agent.learner import AgentLearner
@@ -110,10 +111,10 @@ class AgentJob(TrainingJob):
         self.module = AgentLearner(
             self.world, intrinsic, self.mind.weights, goal, norm=norm, zones=zones, **settings
         )
-        self.mind = replace(self.mind, ways=self.module.ways)
-        self.module.scale_to(*self.data.bank.moments())
-        if self.module.level2 is not None:
-            self.module.level2.scale_to(self.data.bank.gone(self.world.state.aim))
+        self.mind = replace(
+            self.mind, ways=self.module.ways, chart=isinstance(self.module.critic, Chart)
+        )
+        self.module.measure(self.data.bank)
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
         self.field: Field | None = None
         if self.made.rounds.count:

@@ -1,0 +1,285 @@
+"""A critic of ways over a chart of the scene: what a place costs is the shortest way over cells.
+
+    V(c)    = min( e(g, c),  min over neighbours n of  k(c, n) + V(n) )     cells c, goal g
+    d(s, g) = min over cells c beside s of  e(s, c) + V(c)   less the same of g
+
+A state's map lies on a grid, and where the agent is lies between its cells. From the map a network
+of a few convolutions tells what it costs to go from a cell to each of its neighbours, `k`, and from
+a place to a cell beside it, `e`; the shortest ways follow by Bellman and Ford's iterations, through
+which gradients flow down the ways that are taken. So what is learned is what a wall and a door look
+like, not where they are: where a network that sees the scene as a whole learned no wall of nine
+rooms, this one learns those of layouts that it has never seen. After value iteration networks
+(Tamar, Wu, Thomas, Levine and Abbeel 2016), with costs for rewards and the least for the greatest.
+
+It is taught the lengths of ways that memory has gone, see `trails.py`.
+
+Legend: N states, M of them in each scene, goals J of each scene, cells C, groups G.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .reach import FAR, SLACK, Ways
+
+_AROUND = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+_EXTRA, _BIAS = 5.0, 2.0  # of what is learned beside the length: 5 softplus(x - 2)
+_PACE = 1.6  # steps from a token of the map to the next, at first
+_EDGE = 0.05  # share of the picture beyond the outermost places, at first
+_LOW = 0.3  # quantile of the lengths that are seen which is learned
+_UNKNOWN = 0.02  # weight of pairs that memory knows no way between, which are pushed apart
+_SINES = 4
+
+
+class Spread(torch.autograd.Function):
+    """Bellman and Ford: costs `B J C` at first, and `B 8 C` to the neighbours, to the least."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, costs: Tensor, neighbours: Tensor, turns: int) -> Tensor:
+        """Every turn looks one cell further; `neighbours` `8 C` name cell C where there is none."""
+        batch, goals, cells = first.shape
+        beyond = first.new_full((batch, goals, 1), math.inf)
+        value, rows = torch.cat((first, beyond), 2), neighbours.flatten()
+        for _ in range(turns):
+            ways = value[:, :, rows].view(batch, goals, 8, cells) + costs[:, None]
+            value = torch.cat((torch.minimum(value[:, :, :cells], ways.amin(2)), beyond), 2)
+        ways = value[:, :, rows].view(batch, goals, 8, cells) + costs[:, None]
+        least = ways.min(2)
+        stays = first <= least.values + 1e-5
+        ctx.save_for_backward(torch.where(stays, 8, least.indices), neighbours)
+        ctx.turns = turns
+        return value[:, :, :cells]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Each cell's gradient flows down the way that was taken from it."""
+        (grad,) = grads
+        taken, neighbours = ctx.saved_tensors
+        batch, goals, cells = taken.shape
+        here = torch.arange(cells, device=taken.device)
+        onward = torch.cat((neighbours, neighbours.new_full((1, cells), cells)))
+        to = onward.T[here, taken]
+        goes, total, flow = taken < 8, torch.zeros_like(grad), grad
+        for _ in range(ctx.turns + 1):
+            total = total + flow
+            moved = grad.new_zeros(batch, goals, cells + 1)
+            flow = moved.scatter_add_(2, to, torch.where(goes, flow, 0.0))[:, :, :cells]
+        spent = grad.new_zeros(batch, 9 * cells)
+        spent.scatter_add_(1, (taken * cells + here).flatten(1), total.flatten(1))
+        return (
+            torch.where(goes, 0.0, total),
+            spent[:, : 8 * cells].view(batch, 8, cells),
+            None,
+            None,
+        )
+
+
+class Chart(Ways):
+    """Steps to a goal by the shortest way over the cells of the scene's map.
+
+    Args:
+        width: `D` times `P` of a state.
+        aim: how many of its numbers, from the first on, are points: x and y of each in turn.
+        grid: rows and columns of the map that the others are.
+        discount: of each step.
+        weight: of the cost `goal`, which each step on the way costs.
+        groups: charts that are averaged; where they disagree, it has not seen enough.
+        finer: cells along a token of the map.
+        hidden: channels inside.
+        told: numbers of a cell that its entry costs are made of.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        aim: int,
+        grid: tuple[int, int],
+        discount: float = 0.97,
+        weight: float = 1.0,
+        groups: int = 2,
+        finer: int = 1,
+        hidden: int = 64,
+        told: int = 16,
+    ) -> None:
+        super().__init__()
+        self.discount, self.weight, self.groups = discount, weight, groups
+        self.aim, self.tokens = aim, grid
+        high, wide = self.size = (grid[0] * finer, grid[1] * finer)
+        self.cells, self.turns = high * wide, 3 * max(high, wide)
+        self.far = FAR / (1 - discount)
+        channels = (width - aim) // (grid[0] * grid[1])
+        self.look = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden // 2 * finer**2, 3, padding=1),
+            nn.PixelShuffle(finer),
+            nn.GELU(),
+            nn.Conv2d(hidden // 2, hidden, 3, padding=1),
+            nn.GELU(),
+        )
+        self.onward = nn.Conv2d(hidden, 8 * groups, 3, padding=1)
+        self.about = nn.Conv2d(hidden, told, 3, padding=1)
+        self.entry = nn.Sequential(
+            nn.Linear(told + 2 + 4 * _SINES, hidden), nn.GELU(), nn.Linear(hidden, groups)
+        )
+        self.pace = nn.Parameter(torch.tensor(math.log(_PACE / finer)))
+        self.where = nn.Linear(aim, 2)
+        self.mean: Tensor
+        self.std: Tensor
+        self.neighbours: Tensor
+        self.lengths: Tensor
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+        self.register_buffer("neighbours", neighbours(high, wide), persistent=False)
+        lengths = torch.tensor([math.hypot(*step) for step in _AROUND if any(step)])
+        self.register_buffer("lengths", lengths, persistent=False)
+
+    # What it is measured by
+
+    @torch.no_grad()
+    def survey(self, states: Tensor, moves: Tensor) -> None:
+        """The map's scale, and a first guess of where places lie in it.
+
+        Points lie in the picture, as the cells do; of their x (and of their y) the mixture that
+        moves most when the agent moves is taken, and spread over the picture.
+
+        Args:
+            states: of memory, `N P D`.
+            moves: by how much points went from one step to the next, `N aim`.
+        """
+        flat = states.flatten(1)
+        cells = flat[:, self.aim :].view(len(flat), *self.tokens, -1).permute(3, 0, 1, 2).flatten(1)
+        self.mean.copy_(cells.mean(1)[:, None, None])
+        self.std.copy_(cells.std(1).clamp_min(1e-4)[:, None, None])
+        self.where.weight.zero_()
+        for axis, size in enumerate(reversed(self.size)):
+            points = flat[:, axis : self.aim : 2]
+            change = moves[:, axis::2].double()
+            mix = torch.linalg.eigh(change.T @ change).eigenvectors[:, -1].to(points)
+            mix = mix * mix.sum().sign()
+            low, high = (points @ mix).quantile(torch.tensor([0.01, 0.99]).to(points))
+            gain = size * (1 - 2 * _EDGE) / (high - low).clamp_min(1e-6)
+            self.where.weight[axis, axis::2] = gain * mix
+            self.where.bias[axis] = size * _EDGE - gain * low
+
+    def spots(self, places: Tensor) -> Tensor:
+        """Where points `... aim` lie among the cells, `... 2`: x and y, a cell is 1 wide."""
+        spot: Tensor = self.where(places)
+        return spot
+
+    # Ways
+
+    def ground(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What maps of states `B P D` tell: costs to neighbours `B G 8 C`, and cells `B C F`."""
+        cells = states.flatten(1)[:, self.aim :].view(len(states), *self.tokens, -1)
+        seen = self.look((cells.permute(0, 3, 1, 2) - self.mean) / self.std)
+        extra = self.onward(seen).flatten(2).unflatten(1, (self.groups, 8))
+        costs = self.lengths[:, None] * self.pace.exp() + learned(extra)
+        return costs, self.about(seen).flatten(2).transpose(1, 2)
+
+    def entries(self, spots: Tensor, about: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells beside `B M 2`, `B M 9`, and what it costs to get there, `B G M 9`."""
+        high, wide = self.size
+        most = spots.new_tensor([wide, high])
+        middle = torch.minimum(spots.detach().floor().clamp_min(0), most - 1)
+        cell = middle[..., None, :] + spots.new_tensor(_AROUND)  # B M 9 2
+        inside = ((cell >= 0) & (cell < most)).all(-1)
+        held = torch.minimum(cell.clamp_min(0), most - 1).long()
+        index = held[..., 1] * wide + held[..., 0]
+        way = spots[..., None, :] - cell - 0.5
+        batch, count = spots.shape[:2]
+        told = about.gather(1, index.flatten(1)[..., None].expand(-1, -1, about.shape[-1]))
+        waves = [f(math.pi * k * way) for k in range(1, _SINES + 1) for f in (torch.sin, torch.cos)]
+        seen = torch.cat((told.view(batch, count, 9, -1), way, *waves), -1)
+        length = (way.square().sum(-1) + 1e-4).sqrt() * self.pace.exp()
+        costs = length[..., None] + learned(self.entry(seen))
+        costs = torch.where(inside[..., None], costs, 2 * self.far)
+        return index, costs.permute(0, 3, 1, 2)
+
+    def left(self, ground: tuple[Tensor, Tensor], spots: Tensor, goals: Tensor) -> Tensor:
+        """Steps from `B M 2` to each of the goals `B J 2`, less what the goal's own cells cost.
+
+        Negative where a place is nearer to a cell than the goal is: `B G M J`.
+        """
+        costs, about = ground
+        at, enter = self.entries(goals, about)
+        batch, groups, count, _ = enter.shape
+        each = at[:, None].expand(-1, groups, -1, -1)
+        begin = enter.new_full((batch, groups, count, self.cells), 2 * self.far)
+        begin = begin.scatter_reduce(3, each, enter, "amin")
+        value = cast(
+            Tensor,
+            Spread.apply(begin.flatten(0, 1), costs.flatten(0, 1), self.neighbours, self.turns),
+        ).view_as(begin)
+        own = (value.gather(3, each) + enter).amin(3)  # B G J
+        index, leave = self.entries(spots, about)
+        places = index.flatten(1)[:, None, None].expand(-1, groups, count, -1)
+        found = value.gather(3, places).view(batch, groups, count, len(index[0]), 9)
+        told = (found + leave[:, :, None]).amin(4) - own[..., None]
+        return told.transpose(2, 3)
+
+    def steps(self, states: Tensor, others: Tensor) -> Tensor:
+        """See `Ways`; of the scene of the states."""
+        here, there = (
+            self.spots(part.flatten(1)[:, None, : self.aim]) for part in (states, others)
+        )
+        told = self.left(self.ground(states), here, there)
+        return told[:, :, 0, 0].relu().T
+
+    def foretold(
+        self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """See `Ways`. A leap is a step that brings the goal nearer than a step can."""
+        batch, samples, horizon = future.shape[:3]
+        way = future.flatten(3)[..., : self.aim].flatten(1, 2)
+        first, aim = (part.flatten(1)[:, None, : self.aim] for part in (now, goal))
+        spots = self.spots(torch.cat((first, way), 1))
+        told = self.left(self.ground(now), spots, self.spots(aim))[..., 0].mean(1)  # B 1+SH
+        begin, after = told[:, :1], told[:, 1:].view(batch, samples, horizon)
+        before = torch.cat((begin[:, None].expand(-1, samples, -1), after[:, :, :-1]), 2)
+        return self.cost(after.relu()), (before - after - stride - SLACK).relu()
+
+    def learn(self, batch: dict[str, Tensor], share: float) -> Tensor:
+        """The lengths of trails, steps of memory that are one step long, and what no trail joins.
+
+        Args:
+            batch: `trail_state` and `trail_next` `B M P D`, `trail_goal` `B J P D` of one scene
+                each, and `trail_steps` `B M J`, infinite where memory knows no way.
+            share: is not looked at.
+        """
+        state, after, goal = (batch[f"trail_{name}"] for name in ("state", "next", "goal"))
+        known, count = batch["trail_steps"][:, None], state.shape[1]
+        places = torch.cat((state, after), 1).flatten(2)[..., : self.aim]
+        aims = self.spots(goal.flatten(2)[..., : self.aim])
+        told = self.left(self.ground(state[:, 0]), self.spots(places), aims)
+        here, there = told[:, :, :count], told[:, :, count:]
+        long = (here - there - 1).relu().square().mean()
+        steps, sure = here.relu(), (known < 2 * self.far).expand_as(here)
+        over = steps - torch.where(sure, known, 0.0)
+        error = torch.where(over > 0, (1 - _LOW) * over, -_LOW * over)
+        apart = F.softplus(self.far - steps, beta=0.1)
+        lengths = (error * sure).sum() / sure.sum().clamp_min(1)
+        unknown = (apart * ~sure).sum() / (~sure).sum().clamp_min(1)
+        total: Tensor = 2 * lengths + long + _UNKNOWN * unknown
+        return total
+
+
+def learned(x: Tensor) -> Tensor:
+    """Steps beside the length, never below 0."""
+    return _EXTRA * F.softplus(x - _BIAS)
+
+
+def neighbours(high: int, wide: int) -> Tensor:
+    """The eight cells around each of `C = high wide`, row by row, and C where there is none."""
+    y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
+    found = []
+    for dx, dy in _AROUND:
+        if dx or dy:
+            there = (x + dx >= 0) & (x + dx < wide) & (y + dy >= 0) & (y + dy < high)
+            found.append(torch.where(there, (y + dy) * wide + x + dx, high * wide).flatten())
+    return torch.stack(found)
