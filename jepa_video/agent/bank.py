@@ -134,6 +134,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         steps, _, _, flat, _ = self._table()
         follows = torch.zeros(len(flat), dtype=torch.bool)
         follows[steps] = True
+        self._number = follows.cumsum(0) - 1  # of the step that begins at a row
         begin, size = torch.unique(torch.stack((self._scene, self._scene_rows)), dim=1).tolist()
         scenes = [self._rows[b : b + n] for b, n in zip(begin, size, strict=True)]
         spots = where(flat.flatten(1)[:, : where.in_features].to(where.weight.device))
@@ -190,6 +191,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         return {
             "trail_state": self._flat[state],
             "trail_next": self._flat[state + 1],
+            "trail_action": self._acts[self._number[state]],
             "trail_goal": self._flat[goal],
             "trail_steps": steps,
         }
@@ -221,11 +223,11 @@ class Bank(Dataset[dict[str, Tensor]]):
         later, state = (batch[name].flatten(1)[:, :aim] for name in ("later", "state"))
         return later - state
 
-    def moves(self, aim: int, count: int = 4096) -> Tensor:
-        """How far places, the first `aim` numbers of states, went in a step: `N aim`."""
-        batch = self.spread(count)
-        after, state = (batch[name].flatten(1)[:, :aim] for name in ("next", "state"))
-        return after - state
+    def strayed(self, aim: int) -> Tensor:
+        """Places, the first `aim` numbers of states, less the mean of their episode: `N aim`."""
+        return torch.cat(
+            [part - part.mean(0) for part in (s.flatten(1)[:, :aim] for s in self.states)]
+        )
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the states, `P*D` each."""

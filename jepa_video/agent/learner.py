@@ -171,7 +171,7 @@ class AgentLearner(L.LightningModule):
         if self.level2 is not None:
             self.level2.scale_to(bank.gone(self.world.state.aim))
         if isinstance(self.critic, Chart):
-            self.critic.survey(bank.spread()["state"], bank.moves(self.world.state.aim))
+            self.critic.survey(bank.spread()["state"], bank.strayed(self.world.state.aim))
             bank.where = cast(nn.Linear, frozen_copy(self.critic.where))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

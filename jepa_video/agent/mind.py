@@ -98,7 +98,8 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
         if mind.chart:
             if world.state.grid is None:
                 raise UserError("learn.judge chart needs a map: give the world model MapState")
-            return Chart(width, aim, world.state.grid, mind.discount, weight)
+            size = world.facts.action_size
+            return Chart(width, aim, world.state.grid, size, mind.discount, weight)
         return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
     return Critic(width, aim, mind.hidden, mind.members)
 

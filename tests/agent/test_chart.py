@@ -101,8 +101,8 @@ def learned() -> Chart:
         for _ in range(4):
             places = walk(door, 60, source)
             bank.add(as_states(places, door), torch.zeros(59, 2), torch.zeros(59), scene=number)
-    chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), groups=1, hidden=32)
-    chart.survey(bank.spread()["state"], bank.moves(4))
+    chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2, groups=1, hidden=32)
+    chart.survey(bank.spread()["state"], bank.strayed(4))
     bank.where = chart.where
     optimizer = torch.optim.AdamW(chart.parameters(), 4e-3)
     for step in range(250):
@@ -114,10 +114,10 @@ def learned() -> Chart:
 
 
 def test_the_first_guess_of_where_places_lie_is_the_picture_itself():
-    chart = Chart(4 + 72, 4, (SIDE, SIDE))
+    chart = Chart(4 + 72, 4, (SIDE, SIDE), 2)
     places = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0)) * SIDE
     states = as_states(places, 2)
-    chart.survey(states, (states[1:] - states[:-1])[:, 0, :4])
+    chart.survey(states, states[:, 0, :4] - states[:, 0, :4].mean(0))
     told = chart.spots(states[:, 0, :4])
     assert (told - places).abs().max() < 0.05 * SIDE + 0.1
 
