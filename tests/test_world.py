@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from jepa_video import Agent, load_encoder, load_world
+from jepa_video.agent.chart import Chart
 from jepa_video.agent.collect import collect
 from jepa_video.agent.task import Zone
 from jepa_video.cli import main
@@ -214,6 +215,23 @@ def test_an_agent_that_was_cut_off_goes_on_the_same(agent: Path, tmp_path: Path,
     part = cut_off(agent, at, tmp_path / "agent")
     assert main(["agent", "fit", "--resume", str(part)]) == 0
     same(agent, part, AGENT_FILES)
+
+
+def test_an_agent_with_a_chart_goes_on_the_same_and_plays(
+    world: Path, episodes: Path, tmp_path: Path
+) -> None:
+    """Its trails are laid anew when it goes on, and have to be those that it began with."""
+    whole = [*fit_words(world, episodes, tmp_path, "whole"), "--learn.judge", "chart"]
+    assert main([*whole, "--learn.stride", "2"]) == 0
+    part = cut_off(tmp_path / "whole", 4, tmp_path / "part")
+    assert main(["agent", "fit", "--resume", str(part)]) == 0
+    same(tmp_path / "whole", part, AGENT_FILES)
+    assert isinstance(Agent.load(part).critic, Chart)
+    play = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--episodes", "2"]
+    play += ["--policy", "mode2,auto", "--beside", "none", "--search", "{levels: 2}"]
+    out = tmp_path / "eval"
+    assert main([*play, "--checkpoint", str(part), "--out", str(out), "--device", "cpu"]) == 0
+    assert len(json.loads((out / "summary.json").read_text())["rows"]) == 2
 
 
 KILLED = """

@@ -38,6 +38,8 @@ _LOW = 0.3  # quantile of the lengths that are seen which is learned
 _UNKNOWN = 0.02  # weight of pairs that memory knows no way between, which are pushed apart
 _HELD = 3.0  # weight of what holds a step
 _SINES = 4
+_STEEP = 4.0  # steps, the most that a cell's slope is told as
+SLOPE = 8  # numbers of it
 
 
 class Spread(torch.autograd.Function):
@@ -247,6 +249,15 @@ class Chart(Ways):
         told = self.left(self.ground(states), here, there)
         return told[:, :, 0, 0].relu().T
 
+    @torch.no_grad()
+    def slope(self, states: Tensor, goal: Tensor) -> Tensor:
+        """How many steps further the goal is from the eight places one cell around, `N 8`."""
+        here, aim = (self.spots(part.flatten(1)[:, None, : self.aim]) for part in (states, goal))
+        around = here + here.new_tensor([step for step in _AROUND if any(step)])
+        told = self.left(self.ground(states), torch.cat((here, around), 1), aim)[..., 0].mean(1)
+        more: Tensor = (told[:, 1:] - told[:, :1]).clamp(-_STEEP, _STEEP)
+        return more
+
     def foretold(
         self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
     ) -> tuple[Tensor, Tensor]:
@@ -300,7 +311,8 @@ class Chart(Ways):
 def most(moves: Tensor) -> Tensor:
     """The mixture of numbers `M n` that changes most, `n`, and grows where most of them grow."""
     mix = torch.linalg.eigh(moves.T @ moves).eigenvectors[:, -1]
-    return mix * torch.where(mix.sum() < 0, -1.0, 1.0)
+    upward: Tensor = mix * torch.where(mix.sum() < 0, -1.0, 1.0)
+    return upward
 
 
 def waves(way: Tensor) -> Tensor:

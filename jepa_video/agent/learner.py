@@ -146,7 +146,7 @@ class AgentLearner(L.LightningModule):
         self.critic = critic_of(mind, world)
         # A critic of ways learns from no word of its own: nothing has to stand still for it.
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
-        self.policy = policy_of(hidden, goal, world)
+        self.policy = policy_of(hidden, goal, world, self.critic)
         self.worth = worth_of(hidden, goal, world)
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.seed, self.draws = weight_decay, seed, 0

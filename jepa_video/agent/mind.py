@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
 from .actor import Search, planner_of
-from .chart import Chart
+from .chart import SLOPE, Chart
 from .configurator import Worth
 from .cost import Critic, refuse_cost
 from .level2 import Level2
@@ -112,11 +112,17 @@ def level2_of(mind: Mind, world: WorldModel) -> Level2 | None:
     return Level2(width, aim, mind.stride, mind.hidden, grid=world.state.grid)
 
 
-def policy_of(hidden: int, goal: bool, world: WorldModel) -> ReactivePolicy:
-    """A fresh policy for the states of a world, with goals or without."""
+def policy_of(
+    hidden: int, goal: bool, world: WorldModel, critic: Critic | Ways | None = None
+) -> ReactivePolicy:
+    """A fresh policy for the states of a world, with goals or without; a chart guides it."""
     facts, state = world.facts, world.state
     width, aim = state.width * state.tokens, state.aim if goal else 0
-    return ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden, state.grid)
+    guide = SLOPE if isinstance(critic, Chart) else 0
+    made = ReactivePolicy(width, facts.action_size, facts.discrete, aim, hidden, state.grid, guide)
+    if isinstance(critic, Chart):
+        made.follow(critic)
+    return made
 
 
 def worth_of(hidden: int, goal: bool, world: WorldModel) -> Worth:
@@ -141,8 +147,9 @@ class Trained(NamedTuple):
 def fresh(mind: Mind, world: WorldModel) -> Trained:
     """All of them before training."""
     worth = None if mind.worth is None else worth_of(mind.hidden, mind.goal, world)
-    policy = policy_of(mind.hidden, mind.goal, world)
-    return Trained(critic_of(mind, world), policy, level2_of(mind, world), worth)
+    critic = critic_of(mind, world)
+    policy = policy_of(mind.hidden, mind.goal, world, critic)
+    return Trained(critic, policy, level2_of(mind, world), worth)
 
 
 def save_agent(mind: Mind, trained: Trained, folder: Path) -> None:

@@ -6,6 +6,7 @@ Shapes: states `N P D`, goals `N P D`, actions `N A` in [-1, 1], one-hot where t
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,13 @@ from ..models.blocks import Mlp, Sought
 from .cost import beside
 
 _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
+
+
+class Guide(Protocol):
+    """A critic that tells how much nearer the goal is on each side of where the agent is."""
+
+    def slope(self, states: Tensor, goal: Tensor) -> Tensor:
+        """From states and goals `N P D`, `N guide`; without gradients."""
 
 
 class ReactivePolicy(nn.Module):
@@ -28,6 +36,7 @@ class ReactivePolicy(nn.Module):
         hidden: width inside.
         grid: rows and columns of the cells that a state's numbers after the first `aim` are of, if
             they are.
+        guide: numbers that a `Guide` tells beside; 0 where nobody guides.
     """
 
     def __init__(
@@ -38,24 +47,33 @@ class ReactivePolicy(nn.Module):
         aim: int,
         hidden: int = 256,
         grid: tuple[int, int] | None = None,
+        guide: int = 0,
     ) -> None:
         super().__init__()
+        self.guides, self._guide = guide, list[Guide]()  # not a submodule: it is not trained here
         self.discrete, self.action, self.aim, self.goal = discrete, action, aim, aim > 0
         self.look = Sought(width - aim, grid) if grid and aim else None
         wide = 2 * aim + (width if self.look is None else aim + self.look.out)
-        self.enter, self.norm = nn.Linear(wide, hidden), nn.LayerNorm(hidden)
+        self.enter, self.norm = nn.Linear(wide + guide, hidden), nn.LayerNorm(hidden)
         self.leave = Mlp(hidden, hidden, action if discrete else 2 * action)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
 
+    def follow(self, guide: Guide) -> None:
+        """Ask this one from now on."""
+        self._guide = [guide]
+
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """What the distribution is made of: logits `N A`, or means and log deviations `N 2A`."""
-        s = beside((states, self.mean, self.std), goal, self.aim)
+        s, aimed = beside((states, self.mean, self.std), goal, self.aim), goal
         if self.look is not None:
             place, scene, goal = s.tensor_split((self.aim, len(self.mean)), 1)
             s = torch.cat((place, self.look(scene), goal), 1)
+        if self.guides:
+            assert aimed is not None
+            s = torch.cat((s, self._guide[0].slope(states, aimed)), 1)
         told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
         return told
 

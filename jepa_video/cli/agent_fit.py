@@ -12,7 +12,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --checkpoint RUN          a run of jepa-video world
   --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
   --learn.source S          what the policy learns from: plans, critic or data
-  --learn.judge J           the critic: ways (steps to the goal), value (any cost), or auto
+  --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the
+                            scene, for many walls), value (any cost), or auto
   --learn.candidates N      plans that are tried in each state
   --learn.stride K          also level 2: places K steps later, for sub-goals (--search.levels 2)
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
