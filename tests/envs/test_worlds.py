@@ -1,7 +1,6 @@
 """Our own environments: dynamics against statements of their own, walls, chance, baselines."""
 
 import csv
-from time import perf_counter
 
 import gymnasium
 import numpy as np
@@ -342,19 +341,6 @@ def test_a_view_that_the_dot_may_leave_in_a_step_is_refused(view, repeat):
     with pytest.raises(UserError, match=r"view must be (7.45|9.9) or more \(the dot and its way\)"):
         make_batch("Rooms", 1, view=view, repeat=repeat)
     make_batch("Rooms", 1, view=9.9, repeat=repeat)
-
-
-def test_to_see_a_part_takes_little_longer():
-    """Best of many rounds of each in turn, so that other work on the machine counts for neither."""
-    envs, _ = both(64, budget=10_000)
-    still, best = np.zeros((64, 2)), [np.inf, np.inf]
-    for _ in range(20):
-        for i, env in enumerate(envs):
-            start = perf_counter()
-            for _ in range(10):
-                env.step(still)
-            best[i] = min(best[i], perf_counter() - start)
-    assert best[1] < 1.3 * best[0]
 
 
 # -- baselines -------------------------------------------------------------------------------------
