@@ -268,7 +268,7 @@ BASE = ["--policy", "random", "--episodes", "2"]
     ("words", "said"),
     [
         (["--env", "TwoRoom", *BASE], "there is no environment 'TwoRoom'"),
-        (["--env", "TwoRooms", "--policy", "wander", "--episodes", "2"], "no policy 'wander'"),
+        (["--env", "TwoRooms", "--policy", "nobody", "--episodes", "2"], "no policy 'nobody'"),
         (["--env", "TwoRooms", "--policy", "random"], "collect needs --episodes"),
         (["--env", "TwoRooms", *BASE, "--colour", "3"], "there is no option --colour"),
         (["--env", "TwoRooms", *BASE, "--layouts", "odd"], "expected one of 'random', 'fixed'"),
