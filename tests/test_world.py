@@ -222,11 +222,13 @@ def test_an_agent_with_a_chart_goes_on_the_same_and_plays(
 ) -> None:
     """Its trails are laid anew when it goes on, and have to be those that it began with."""
     whole = [*fit_words(world, episodes, tmp_path, "whole"), "--learn.judge", "chart"]
+    whole += ["--learn.finer", "2"]
     assert main([*whole, "--learn.stride", "2"]) == 0
     part = cut_off(tmp_path / "whole", 4, tmp_path / "part")
     assert main(["agent", "fit", "--resume", str(part)]) == 0
     same(tmp_path / "whole", part, AGENT_FILES)
     assert isinstance(Agent.load(part).critic, Chart)
+    assert Agent.load(part).critic.size == (16, 16)
     play = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--episodes", "2"]
     play += ["--policy", "mode2,auto", "--beside", "none", "--search", "{levels: 2}"]
     out = tmp_path / "eval"

@@ -56,7 +56,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.terminated: list[Tensor] = []  # T-1 each, bool
         self.scenes: list[int | None] = []  # None: a scene that no other episode has
         self.shown: list[tuple[int, int]] = []  # steps, from and to, that are worth imitating
-        self.where: nn.Linear | None = None  # tells where places lie, for trails
+        self.spots: nn.Linear | None = None  # tells where places lie, for trails
         self.trails: Trails | None = None
         self._where: Tensor | None = None
 
@@ -183,10 +183,10 @@ class Bank(Dataset[dict[str, Tensor]]):
         `trail_state`, `trail_next` `B M P D`, `trail_goal` `B J P D`; `trail_steps` `B M J`, from
         the first to the last of them.
         """
-        if self.where is None:
+        if self.spots is None:
             return {}
         if self.trails is None:
-            self.trails = self._lay(self.where)
+            self.trails = self._lay(self.spots)
         state, goal, steps = self.trails.draw(*_TRAILS, source)
         return {
             "trail_state": self._flat[state],

@@ -72,6 +72,7 @@ class AgentLearner(L.LightningModule):
         holds: for how many steps each is held; a plan of several steps carries costs further.
         hidden: width of critic and policy.
         members: networks of the critic; with one alone mode auto has no doubt and always plans.
+        finer: cells of a chart along a token of the map.
         futures: draws of z that a plan's cost is the mean of, where the world has a latent.
         stride: steps of level 1 that one of level 2 takes, where the critic is one of ways; 0 for
             no level 2.
@@ -99,6 +100,7 @@ class AgentLearner(L.LightningModule):
         holds: tuple[int, ...] = (1, 3),
         hidden: int = 256,
         members: int = 2,
+        finer: int = 1,
         futures: int = 4,
         stride: int = 0,
         discount: float = 0.97,
@@ -118,7 +120,7 @@ class AgentLearner(L.LightningModule):
             raise UserError("candidates must be 2 or more, members and holds 1 or more")
         if not 0 < discount < 1:
             raise UserError(f"discount must be between 0 and 1, not {discount}")
-        within("learn", 1, hidden=hidden, futures=futures)
+        within("learn", 1, hidden=hidden, finer=finer, futures=futures)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup)
         facts = world.facts
@@ -140,7 +142,7 @@ class AgentLearner(L.LightningModule):
             raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
-            ways=self.ways, chart=judge == "chart", stride=stride,
+            ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride,
         )  # fmt: skip
         self.level2 = level2_of(mind, world)
         self.critic = critic_of(mind, world)
@@ -172,7 +174,7 @@ class AgentLearner(L.LightningModule):
             self.level2.scale_to(bank.gone(self.world.state.aim))
         if isinstance(self.critic, Chart):
             self.critic.survey(bank.spread()["state"], bank.strayed(self.world.state.aim))
-            bank.where = cast(nn.Linear, frozen_copy(self.critic.where))
+            bank.spots = cast(nn.Linear, frozen_copy(self.critic.where))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Foresee the best of some plans, learn its cost, and to act as it does."""

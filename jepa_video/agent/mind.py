@@ -50,7 +50,7 @@ class Mind:
         norm: longest action; None where each number has its own limits alone.
         memory: patches of the scene, and moments, that are remembered; 0 for none.
         ways: whether the critic is one of ways, see `Reach`.
-        chart: whether that one is a `Chart`.
+        chart: cells along a token of the map where that one is a `Chart`; 0 where it is none.
         stride: steps of level 1 that one of level 2 takes, see `Level2`; 0 where there is none.
     """
 
@@ -66,7 +66,7 @@ class Mind:
     norm: float | None = None
     memory: int = 0
     ways: bool = False
-    chart: bool = False
+    chart: int = 0
     stride: int = 0
     worth: float | None = None
 
@@ -99,7 +99,9 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
             if world.state.grid is None:
                 raise UserError("learn.judge chart needs a map: give the world model MapState")
             size = world.facts.action_size
-            return Chart(width, aim, world.state.grid, size, mind.discount, weight)
+            return Chart(
+                width, aim, world.state.grid, size, mind.discount, weight, finer=mind.chart
+            )
         return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
     return Critic(width, aim, mind.hidden, mind.members)
 

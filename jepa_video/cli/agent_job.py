@@ -112,7 +112,9 @@ class AgentJob(TrainingJob):
             self.world, intrinsic, self.mind.weights, goal, norm=norm, zones=zones, **settings
         )
         self.mind = replace(
-            self.mind, ways=self.module.ways, chart=isinstance(self.module.critic, Chart)
+            self.mind,
+            ways=self.module.ways,
+            chart=self.made.learn.finer if isinstance(self.module.critic, Chart) else 0,
         )
         self.module.measure(self.data.bank)
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong

@@ -103,7 +103,7 @@ def learned() -> Chart:
             bank.add(as_states(places, door), torch.zeros(59, 2), torch.zeros(59), scene=number)
     chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2, groups=1, hidden=32)
     chart.survey(bank.spread()["state"], bank.strayed(4))
-    bank.where = chart.where
+    bank.spots = chart.where
     optimizer = torch.optim.AdamW(chart.parameters(), 4e-3)
     for step in range(250):
         batch = bank.__getitems__([(step, step)])
