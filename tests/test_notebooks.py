@@ -10,7 +10,6 @@ nbclient = pytest.importorskip("nbclient")
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SECONDS = 180
 TOLD = {  # what each prints, and how many pictures it draws at least
     "01_pretrain": (("trained", "untrained"), 5),  # masks, curves, energies, features and clips
     "02_agent": (("mode 1", "mode 2, no lessons", "AttributeError"), 5),  # world, critic, plans
@@ -40,7 +39,6 @@ def test_it_runs_and_its_claims_hold(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # what it writes goes when the test is done
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(path, 4)
-    notebook.cells.append(nbformat.v4.new_code_cell("import time\n\ntime.process_time()"))
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=800, resources=resources).execute()
 
@@ -49,8 +47,6 @@ def test_it_runs_and_its_claims_hold(path, tmp_path, monkeypatch):
     assert pictures >= drawn
     assert all(word in text for word in words)
     assert "Warning" not in text
-    # Its own time, not the wall's: a busy machine is no defect of the notebook.
-    assert float(notebook.cells[-1].outputs[0].data["text/plain"]) < SECONDS
 
 
 def printed(notebook) -> tuple[str, int]:

@@ -120,7 +120,7 @@ class Actor:
     def react(self, state: Tensor, task: Task) -> Tensor:
         """Mode 1: actions `B A` from states `B P D`."""
         assert self.policy is not None
-        return self.policy.best(state, task.goal if self.policy.goal else None)
+        return self.policy.on(state, task.goal if self.policy.goal else None).best()
 
     def plan(
         self,

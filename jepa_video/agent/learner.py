@@ -40,6 +40,7 @@ from .chart import Chart
 from .cost import Critic, IntrinsicCost
 from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
+from .policy import Reaction
 from .reach import LEAP, Ways
 from .task import Task, Zone
 
@@ -186,14 +187,15 @@ class AgentLearner(L.LightningModule):
             return self.led(self.critic, batch, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
         state, goal = batch["state"], batch["goal"] if self.goal else None
+        reaction = self.policy.on(state, goal)
         with torch.no_grad():
-            actions = self.proposals(state, goal, batch["action"], draw)  # B S A
+            actions = self.proposals(state, reaction, batch["action"], draw)  # B S A
             costs = self.outcome(state, goal, actions, draw)  # B S
             best = costs.min(1)
             cost = torch.minimum(best.values, self.lived(batch["ahead"]))
         told = self.critic.each(state, goal)  # M B
         error = (told - cost).square().mean()
-        acted = self.imitated(batch, goal, actions, best.indices, draw)
+        acted = self.imitated(batch, reaction, actions, best.indices, draw)
         saved = self.worth.loss(state, goal, costs)
         loss = error + acted + saved
         facts = {"critic": error.detach(), "policy": acted.detach(), "worth": saved.detach()}
@@ -228,10 +230,11 @@ class AgentLearner(L.LightningModule):
     def distilled(self, batch: dict[str, Tensor], draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """The policy's loss, to act as the best of some plans does, and that of their worth."""
         state, goal = batch["state"], batch["goal"] if self.goal else None
+        reaction = self.policy.on(state, goal)
         with torch.no_grad():
-            actions = self.proposals(state, goal, batch["action"], draw)  # B S A
+            actions = self.proposals(state, reaction, batch["action"], draw)  # B S A
             costs = self.outcome(state, goal, actions, draw)
-        acted = self.imitated(batch, goal, actions, costs.argmin(1), draw)
+        acted = self.imitated(batch, reaction, actions, costs.argmin(1), draw)
         return acted, self.worth.loss(state, goal, costs)
 
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
@@ -260,11 +263,11 @@ class AgentLearner(L.LightningModule):
         return int(self.trainer.estimated_stepping_batches)
 
     def proposals(
-        self, state: Tensor, goal: Tensor | None, done: Tensor, draw: torch.Generator
+        self, state: Tensor, reaction: Reaction, done: Tensor, draw: torch.Generator
     ) -> Tensor:
         """Candidates `B S A`: what the policy would do and did, and draws over all actions."""
-        known = torch.stack((self.policy.best(state, goal), done), 1)
-        drawn = self.policy.sample(state, goal, 2, draw)
+        known = torch.stack((reaction.best(), done), 1)
+        drawn = reaction.sample(2, draw)
         tried = torch.cat((known, drawn, self._anything(state, draw)), 1)
         return tried if self.limits is None else self.limits.clip(tried)
 
@@ -345,7 +348,7 @@ class AgentLearner(L.LightningModule):
     def imitated(
         self,
         batch: dict[str, Tensor],
-        goal: Tensor | None,
+        reaction: Reaction,
         actions: Tensor,
         best: Tensor,
         draw: torch.Generator,
@@ -353,13 +356,13 @@ class AgentLearner(L.LightningModule):
         """The policy's loss by its source."""
         state = batch["state"]
         if self.source == "critic" and not self.world.facts.discrete:
-            tried = self.policy.sample(state, goal, 1, draw)
+            tried, goal = reaction.sample(1, draw), batch["goal"] if self.goal else None
             return self.outcome(state, goal, tried, draw).mean()
         if self.source == "data":
             reached = batch["next"] if self.goal else None
-            return -self.policy.log_likelihood(state, reached, batch["action"]).mean()
+            return -self.policy.on(state, reached).log_likelihood(batch["action"]).mean()
         chosen = actions[torch.arange(len(best), device=best.device), best]
-        return self.shown(batch) - self.policy.log_likelihood(state, goal, chosen).mean()
+        return self.shown(batch) - reaction.log_likelihood(chosen).mean()
 
     def shown(self, batch: dict[str, Tensor]) -> Tensor | float:
         """The policy's loss on steps that were planned in the environment; 0 where none were."""
@@ -367,8 +370,8 @@ class AgentLearner(L.LightningModule):
             return 0.0
         parts = (batch[f"shown_{name}"] for name in ("state", "goal", "action"))
         state, goal, action = parts
-        told = self.policy.log_likelihood(state, goal if self.goal else None, action)
-        return -told.mean()
+        told = self.policy.on(state, goal if self.goal else None)
+        return -told.log_likelihood(action).mean()
 
     def again(self, learning_rate: float) -> None:
         """From here on another training of the same parts, on memory that has grown."""

@@ -6,7 +6,7 @@ Shapes: states `N P D`, goals `N P D`, actions `N A` in [-1, 1], one-hot where t
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -77,35 +77,48 @@ class ReactivePolicy(nn.Module):
         told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
         return told
 
-    def best(self, states: Tensor, goal: Tensor | None) -> Tensor:
-        """The likeliest action: `tanh` of the mean, or one-hot."""
-        told = self(states, goal)
-        if self.discrete:
-            return F.one_hot(told.argmax(-1), self.action).float()
-        return torch.tanh(told[:, : self.action])
+    def on(self, states: Tensor, goal: Tensor | None) -> Reaction:
+        """What it makes of states and goals `N P D`: a distribution over actions."""
+        return Reaction(self(states, goal), self.action, self.discrete)
 
-    def sample(
-        self, states: Tensor, goal: Tensor | None, count: int, generator: torch.Generator
-    ) -> Tensor:
-        """`count` draws for each state, `N count A`."""
-        told = self(states, goal)
-        shape = (len(told), count, self.action)
+
+class Reaction(NamedTuple):
+    """A policy's distributions over actions, one for each of N states.
+
+    Attributes:
+        told: what they are made of, see `ReactivePolicy.forward`.
+        action: `A`, or the number of kinds.
+        discrete: whether actions are kinds.
+    """
+
+    told: Tensor
+    action: int
+    discrete: bool
+
+    def best(self) -> Tensor:
+        """The likeliest actions, `N A`: `tanh` of the mean, or one-hot."""
         if self.discrete:
-            even = torch.rand(shape, generator=generator).to(told).clamp(1e-6, 1 - 1e-6)
-            picks = (told[:, None] - (-even.log()).log()).argmax(-1)  # Gumbel
+            return F.one_hot(self.told.argmax(-1), self.action).float()
+        return torch.tanh(self.told[:, : self.action])
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` draws of each, `N count A`."""
+        shape = (len(self.told), count, self.action)
+        if self.discrete:
+            even = torch.rand(shape, generator=generator).to(self.told).clamp(1e-6, 1 - 1e-6)
+            picks = (self.told[:, None] - (-even.log()).log()).argmax(-1)  # Gumbel
             return F.one_hot(picks, self.action).float()
-        mean, log = told[:, None].chunk(2, -1)
-        noise = torch.randn(shape, generator=generator).to(told)
+        mean, log = self.told[:, None].chunk(2, -1)
+        noise = torch.randn(shape, generator=generator).to(self.told)
         return torch.tanh(mean + log.clamp(_LEAST, _MOST).exp() * noise)
 
-    def log_likelihood(self, states: Tensor, goal: Tensor | None, actions: Tensor) -> Tensor:
+    def log_likelihood(self, actions: Tensor) -> Tensor:
         """`log p(a | s, g)` in nats, `N`; of actions `N A`."""
-        told = self(states, goal)
         if self.discrete:
             kinds = actions.argmax(-1, keepdim=True)
-            chances: Tensor = told.log_softmax(-1).gather(1, kinds)
+            chances: Tensor = self.told.log_softmax(-1).gather(1, kinds)
             return chances[:, 0]
-        mean, log = told.chunk(2, -1)
+        mean, log = self.told.chunk(2, -1)
         inner = actions.clamp(-1 + 1e-4, 1 - 1e-4)
         before = torch.atanh(inner)
         log = log.clamp(_LEAST, _MOST)

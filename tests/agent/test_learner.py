@@ -108,7 +108,7 @@ def test_the_log_likelihood_is_that_of_a_squashed_normal():
     oracle = TransformedDistribution(
         Independent(Normal(mean, log.clamp(-3, 0.5).exp()), 1), [TanhTransform()]
     )
-    found = policy.log_likelihood(states, None, actions)
+    found = policy.on(states, None).log_likelihood(actions)
     torch.testing.assert_close(found, oracle.log_prob(actions), rtol=1e-4, atol=1e-4)
 
 
@@ -117,13 +117,13 @@ def test_its_density_is_one_over_all_actions(bias):
     policy = fixed_policy(bias)
     grid = (torch.arange(20_000) + 0.5) / 10_000 - 1
     states = torch.zeros(len(grid), 1, 1)
-    density = policy.log_likelihood(states, None, grid[:, None]).exp()
+    density = policy.on(states, None).log_likelihood(grid[:, None]).exp()
     assert float(density.mean() * 2) == pytest.approx(1, abs=2e-3)
 
 
 def test_draws_have_the_density_that_it_tells():
     policy = fixed_policy((0.5, -0.5))
-    drawn = policy.sample(torch.zeros(1, 1, 1), None, 40_000, torch.Generator().manual_seed(0))
+    drawn = policy.on(torch.zeros(1, 1, 1), None).sample(40_000, torch.Generator().manual_seed(0))
     below = (drawn < math.tanh(0.5)).float().mean()
     assert float(below) == pytest.approx(0.5, abs=0.01)
     spread = torch.atanh(drawn.clamp(-1 + 1e-6, 1 - 1e-6)).std()
@@ -138,10 +138,10 @@ def test_kinds_are_drawn_by_their_chances_and_the_likeliest_is_best():
     last = [m for m in policy.leave.modules() if isinstance(m, nn.Linear)][-1]
     last.bias.data.copy_(chances.log())
     state = torch.zeros(1, 1, 1)
-    drawn = policy.sample(state, None, 20_000, torch.Generator().manual_seed(0))
+    drawn = policy.on(state, None).sample(20_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.mean(1)[0], chances, atol=0.01, rtol=0)
-    assert policy.best(state, None).tolist() == [[0.0, 1.0, 0.0]]
-    told = policy.log_likelihood(state.expand(3, 1, 1), None, torch.eye(3))
+    assert policy.on(state, None).best().tolist() == [[0.0, 1.0, 0.0]]
+    told = policy.on(state.expand(3, 1, 1), None).log_likelihood(torch.eye(3))
     torch.testing.assert_close(told, chances.log())
 
 
@@ -250,7 +250,7 @@ def test_the_critic_learns_the_cost_of_the_shortest_way(stairs):
 
 def test_the_policy_distilled_from_plans_goes_the_shortest_way(stairs):
     state, goal = stair_pairs()
-    kinds = stairs.policy.best(state, goal)
+    kinds = stairs.policy.on(state, goal).best()
     way = (kinds[:, 2] - kinds[:, 0]).round()
     assert torch.equal(way, (goal - state).sign().flatten())
 
@@ -259,7 +259,7 @@ def test_a_policy_of_numbers_distilled_from_plans_comes_to_the_goal():
     learner = trained(line_learner(holds=(1,)), 250)
     state, goal = starts()
     for _ in range(5):
-        state = state + STEP * learner.policy.best(state, goal)[:, None]
+        state = state + STEP * learner.policy.on(state, goal).best()[:, None]
     assert float(((state - goal).abs() < STEP / 2).float().mean()) > 0.95
 
 
@@ -408,9 +408,11 @@ def test_proposals_are_the_policys_what_was_done_and_draws_over_all_actions(disc
     width = learner.world.facts.action_size
     state, goal = torch.randn(2, 30, 1, width).unbind(0)
     done = torch.eye(3)[torch.arange(30) % 3] if discrete else torch.rand(30, 1) * 2 - 1
-    tried = learner.proposals(state, goal, done, torch.Generator().manual_seed(0))
+    tried = learner.proposals(
+        state, learner.policy.on(state, goal), done, torch.Generator().manual_seed(0)
+    )
     assert tried.shape == (30, 40, width)
-    torch.testing.assert_close(tried[:, 0], learner.policy.best(state, goal))
+    torch.testing.assert_close(tried[:, 0], learner.policy.on(state, goal).best())
     assert torch.equal(tried[:, 1], done)
     if discrete:
         assert ((tried == 0) | (tried == 1)).all() and (tried.sum(-1) == 1).all()
@@ -446,7 +448,7 @@ def test_the_slope_of_the_critic_leads_the_policy_to_the_goal():
     learner = trained(line_learner(source="critic", holds=(1,)), 150)
     state, goal = starts()
     away = (goal - state).flatten()
-    action = learner.policy.best(state, goal)[:, 0]
+    action = learner.policy.on(state, goal).best()[:, 0]
     far = away.abs() > 0.3
     assert float((action.sign() == away.sign())[far].float().mean()) > 0.9
 

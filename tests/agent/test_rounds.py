@@ -271,6 +271,6 @@ def test_the_imitated_loss_is_the_mean_log_likelihood_of_what_was_shown():
     made = AgentLearner(model, intrinsic, {"goal": 1.0}, True, hidden=16)
     state, goal, action = torch.randn(5, 1, 2), torch.randn(5, 1, 2), torch.rand(5, 2) - 0.5
     batch = {"shown_state": state, "shown_goal": goal, "shown_action": action}
-    wanted = -made.policy.log_likelihood(state, goal, action).mean()
+    wanted = -made.policy.on(state, goal).log_likelihood(action).mean()
     torch.testing.assert_close(made.shown(batch), wanted)
     assert made.shown({}) == 0
