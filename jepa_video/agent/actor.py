@@ -17,10 +17,12 @@ from .planners.futures import OverFutures
 from .planners.sampling import CEM
 from .policy import ReactivePolicy
 from .task import Situation, Task
+from .tried import AGAINST, Tried
 
 Risk = Literal["expected", "worst"]
 
 PROPOSALS = 6  # sequences that the policy proposes to a planner
+OTHERS = 48  # actions that a reaction may turn to where its own was tried in vain
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Search:
         risk: `expected` cost over the draws of z, or of the `worst`.
         lessons: moments of the episode, with what the world model got wrong in them, that plans
             take into account; 0 for none.
+        tried: moments of the episode that speak against doing the same in the same place again,
+            in plans and in mode 1; 0 for none.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.
     """
@@ -54,6 +58,7 @@ class Search:
     futures: int = 8
     risk: Risk = "expected"
     lessons: int = 0
+    tried: int = 0
     levels: int = 1
     far: int = 6
 
@@ -61,7 +66,8 @@ class Search:
         within("search", 1, every=self.every)
         within("search", 1, far=self.far)
         within("search", 1, 2, levels=self.levels)
-        within("search", 0, futures=self.futures, lessons=self.lessons)
+        within("search", 0, futures=self.futures)
+        within("search", 0, lessons=self.lessons, tried=self.tried)
 
     def but(self, given: Mapping[str, Any]) -> Search:
         """The same with other values.
@@ -95,6 +101,14 @@ def planner_of(search: Search, action: int, discrete: bool, norm: float | None) 
     )  # fmt: skip
 
 
+def ways_out(action: int, discrete: bool, norm: float | None) -> Tensor:
+    """Actions `S A` beside a policy's own: all kinds, or some on the edge of the limits."""
+    if discrete:
+        return torch.eye(action)
+    noise = torch.randn(OTHERS, action, generator=torch.Generator().manual_seed(0))
+    return Limits(action, norm=norm).clip(noise / noise.abs().amax(1, keepdim=True))
+
+
 class Actor:
     """Chooses actions for a batch of environments.
 
@@ -115,12 +129,26 @@ class Actor:
         facts = cost.world.facts
         self.cost, self.search, self.policy = cost, search, policy
         self.planner = planner_of(search, facts.action_size, facts.discrete, norm)
+        self.others = ways_out(facts.action_size, facts.discrete, norm)
 
     @torch.no_grad()
-    def react(self, state: Tensor, task: Task) -> Tensor:
-        """Mode 1: actions `B A` from states `B P D`."""
+    def react(self, state: Tensor, task: Task, tried: Tried | None = None) -> Tensor:
+        """Mode 1: actions `B A` from states `B P D`.
+
+        The likeliest, or the nearest to it that was not tried here in vain.
+        """
         assert self.policy is not None
-        return self.policy.on(state, task.goal if self.policy.goal else None).best()
+        reaction = self.policy.on(state, task.goal if self.policy.goal else None)
+        best = reaction.best()
+        if tried is None:
+            return best
+        others = self.others.to(best).expand(len(best), -1, -1)
+        actions = torch.cat((best[:, None], others), 1)  # B S A
+        place = state.flatten(1)[:, None, : self.cost.intrinsic.aim]
+        places = place.expand(-1, actions.shape[1], -1).flatten(0, 1)
+        against = AGAINST * tried.often(places, actions.flatten(0, 1))
+        chosen = (reaction.near(actions) - against.view(actions.shape[:2])).argmax(1)
+        return actions[torch.arange(len(best), device=best.device), chosen]
 
     def plan(
         self,
@@ -172,11 +200,11 @@ class Actor:
             task: what is asked for.
             z: draws of the latent, `B Z' L Z`, the first of which is imagined.
         """
-        world, (known, past, lessons) = self.cost.world, situation
+        world, (known, past, lessons, tried) = self.cost.world, situation
         first = None if z is None else z[:, 0]
         done: list[Tensor] = []
         for _ in range(self.search.horizon):
-            action = self.react(known[:, -1], task)
+            action = self.react(known[:, -1], task, tried)
             told = foreseen(world, Situation(known, past, lessons), action[:, None], first)
             known = torch.cat((known, told), 1)
             past = torch.cat((past, action[:, None]), 1)

@@ -36,6 +36,7 @@ from .perception import Perception
 from .planners.base import Plan, merged
 from .reach import Ways
 from .task import Situation, Task, Zone
+from .tried import Tried
 from .world_files import load_world, reach_of, refuse_other
 
 PLAN, AHEAD = 11, 15  # streams of the planners' draws, beside those of an episode
@@ -85,7 +86,7 @@ class Agent:
 
     Attributes:
         moments: time, state, action and intrinsic cost of the last decisions, as many as
-            `mind.memory`; None before the first one, and without a memory.
+            `mind.search.tried`; None before the first one, and where that is 0 or there is no goal.
         notebook: what the world model got wrong in this episode, see `lessons.py`; None where
             `mind.search.lessons` is 0, and in mode 1.
     """
@@ -176,7 +177,7 @@ class Agent:
         whole = self._decide(setting, situation)
         self._last = (setting, situation, whole)
         actions = whole[:, 0]
-        if self.mind.memory:
+        if self.mind.search.tried and setting.task.goal is not None:
             self._note(state, actions, setting.task)
         self.done = [*self.done, actions][-self.world.dynamics.history :]
         self.time += 1
@@ -213,7 +214,7 @@ class Agent:
             sizes = world.state.aim, world.facts.action_size
             self.notebook = Notebook(len(state), count, *sizes, self.mind.reach, self.device)
             return
-        known, past, _ = self._last[1]
+        known, past = self._last[1][:2]
         passage = Passage(known, past, self.done[-1][:, None], state[:, None])
         z = None
         if world.latent.dim:  # one by one: each has its own draws
@@ -228,7 +229,7 @@ class Agent:
         if self.moments is None:
             batch, *shape = state.shape
             sizes = (shape[0], shape[1]), actions.shape[1]
-            self.moments = Moments(batch, self.mind.memory, *sizes, self.device)
+            self.moments = Moments(batch, self.mind.search.tried, *sizes, self.device)
         cost = self.cost.intrinsic(state, actions, task)
         self.moments.write(self.time, state, actions, cost)
 
@@ -237,8 +238,10 @@ class Agent:
         past = self.done[len(self.done) - known.shape[1] + 1 :]
         width = self.world.facts.action_size
         empty = known.new_zeros(len(known), 0, width)
-        lessons = None if self.notebook is None else self.notebook.now()
-        return Situation(known, torch.stack(past, 1) if past else empty, lessons)
+        lessons, tried = None if self.notebook is None else self.notebook.now(), None
+        if self.moments is not None and (weight := self.mind.weights.get("goal")):
+            tried = Tried.of(self.moments, self.world.state.aim, self.mind.reach, weight)
+        return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:
         """Actions from now on, `B H A`: planned, or a reaction that is imagined to be held."""
@@ -249,7 +252,7 @@ class Agent:
             planned = self._planned(setting, situation)
             whole = torch.where(plans[:, None, None], planned, whole)
         if not plans.all():
-            react = self.actor.react(state, setting.task)
+            react = self.actor.react(state, setting.task, situation.tried)
             whole = torch.where(plans[:, None, None], whole, react[:, None])
         # A plan that was not followed is of another present.
         self.age = torch.where(plans.cpu(), self.age, 0)
@@ -312,7 +315,7 @@ class Agent:
         rows = torch.arange(len(whole))
         z = self.actor.drawn(situation, self._draws(rows, self.time - 1), 1)
         future = self.cost.imagined(situation, whole[:, None], z)  # B 1 H P D
-        parts = self.cost.parts(situation.known[:, -1], future, whole[:, None], setting.task)
+        parts = self.cost.parts(situation, future, whole[:, None], setting.task)
         told = {name: part[:, 0].cpu().numpy() for name, part in parts.items()}
         imagined, aimed = None, None
         if self.world.facts.state_size:

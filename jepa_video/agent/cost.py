@@ -21,6 +21,7 @@ from ..training.world_model import WorldModel
 from .lessons import Taught
 from .reach import LEAP, Ways
 from .task import Situation, Task, Zone
+from .tried import AGAIN, Tried
 
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
 
@@ -213,7 +214,7 @@ def foreseen(
 
     The N rows are as many of each environment that has lessons, one environment after the other.
     """
-    known, past, lessons = situation
+    known, past, lessons, _ = situation
     if lessons is None:
         return world.imagine(known, actions, z, past)
     return Taught(world.dynamics, lessons).rollout(known, actions, z, past)
@@ -251,17 +252,20 @@ class WorldCost:
     ) -> Tensor:
         """Candidates `B S H A`, with latents `B S L Z` where the world has some, to costs `B S`."""
         future = self.imagined(state, actions, z)  # B S H P D
-        told = list(self.parts(state.known[:, -1], future, actions, task).values())
+        told = list(self.parts(state, future, actions, task).values())
         if not told:
             return actions.new_zeros(actions.shape[:2])
         return torch.stack(told).sum(0)
 
-    def parts(self, now: Tensor, future: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
-        """What each term adds, `B S`, to the cost of imagined states `B S H P D` after `B P D`.
+    def parts(
+        self, state: Situation, future: Tensor, actions: Tensor, task: Task
+    ) -> dict[str, Tensor]:
+        """What each term adds, `B S`, to the cost of states `B S H P D` that actions lead to.
 
-        Beside the terms `critic` and, of a critic of ways, `leap`.
+        Beside the terms `critic` and, of a critic of ways, `leap`; and `tried`, where memory says
+        what was.
         """
-        horizon = actions.shape[2]
+        horizon, now = actions.shape[2], state.known[:, -1]
         shares = self.discount ** torch.arange(horizon, device=future.device, dtype=future.dtype)
         shares[-1] += self.final
         terms = self.intrinsic.terms(future, actions, task)
@@ -277,7 +281,16 @@ class WorldCost:
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
             later = self.critic(last, each if self.critic.goal else None)
             told["critic"] = self.discount**horizon * later.view(actions.shape[:2])
+        if state.tried is not None:
+            told["tried"] = (self._again(state.tried, now, future, actions) * shares).sum(-1)
         return told
+
+    def _again(self, tried: Tried, now: Tensor, future: Tensor, actions: Tensor) -> Tensor:
+        """The cost of doing what was done there before, of each step: `B S H`."""
+        begin = now[:, None, None].expand_as(future[:, :, :1])
+        places = torch.cat((begin, future[:, :, :-1]), 2).flatten(3)[..., : self.intrinsic.aim]
+        count = tried.often(places.flatten(0, 2), actions.flatten(0, 2))
+        return AGAIN * count.view(actions.shape[:3])
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """The states `B S H P D` that candidates `B S H A` lead to."""

@@ -48,7 +48,7 @@ class Mind:
             learned.
         zones: boxes to keep out of, for the term `zone`.
         norm: longest action; None where each number has its own limits alone.
-        memory: patches of the scene, and moments, that are remembered; 0 for none.
+        memory: patches of the scene that are remembered; 0 for none.
         ways: whether the critic is one of ways, see `Reach`.
         chart: cells along a token of the map where that one is a `Chart`; 0 where it is none.
         stride: steps of level 1 that one of level 2 takes, see `Level2`; 0 where there is none.

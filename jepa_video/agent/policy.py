@@ -112,6 +112,17 @@ class Reaction(NamedTuple):
         noise = torch.randn(shape, generator=generator).to(self.told)
         return torch.tanh(mean + log.clamp(_LEAST, _MOST).exp() * noise)
 
+    def near(self, actions: Tensor) -> Tensor:
+        """How near each of `N S A` is to the likeliest, 0 at most: `N S`.
+
+        The negative squared distance; of kinds, what their logarithmic chance is less.
+        """
+        if self.discrete:
+            chances = self.told.log_softmax(-1)
+            told = (actions * chances[:, None]).sum(-1)
+            return told - chances.amax(-1, keepdim=True)
+        return -(actions - self.best()[:, None]).square().sum(-1)
+
     def log_likelihood(self, actions: Tensor) -> Tensor:
         """`log p(a | s, g)` in nats, `N`; of actions `N A`."""
         if self.discrete:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .lessons import Lessons
+from .tried import Tried
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,16 @@ class Situation(NamedTuple):
         known: states up to now, `B T P D`.
         past: actions between them, `B T-1 A`.
         lessons: what the world model got wrong in this episode; None for nothing.
+        tried: what was done in this episode; None where that speaks against nothing.
     """
 
     known: Tensor
     past: Tensor
     lessons: Lessons | None = None
+    tried: Tried | None = None
 
     def rows(self, which: Tensor) -> Situation:
         """That of some environments."""
         lessons = None if self.lessons is None else self.lessons.rows(which)
-        return Situation(self.known[which], self.past[which], lessons)
+        tried = None if self.tried is None else self.tried.rows(which)
+        return Situation(self.known[which], self.past[which], lessons, tried)

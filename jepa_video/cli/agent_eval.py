@@ -34,7 +34,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             learned with; 0 for none
   --search '{horizon: 8, samples: 96}'
                             how mode2 looks, in place of the agent's own: horizon, samples,
-                            iterations, elites, colour, std, every, futures, risk, lessons
+                            iterations, elites, colour, std, every, futures, risk, lessons,
+                            tried (which mode1 minds too)
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which

@@ -170,7 +170,7 @@ def test_its_parts_are_all_of_a_plans_cost():
     cost = WorldCost(world, IntrinsicCost(REACH, 2, read), Critic(2, 2, 8), 0.9)
     now = Situation(some(2, 1, 1, 2), torch.zeros(2, 0, 2))
     actions, task = some(2, 5, 3, 2, seed=2), Task(some(2, 1, 2), {"goal": 1.0, "effort": 0.5})
-    parts = cost.parts(now.known[:, -1], cost.imagined(now, actions), actions, task)
+    parts = cost.parts(now, cost.imagined(now, actions), actions, task)
     assert list(parts) == ["goal", "effort", "critic"]
     torch.testing.assert_close(torch.stack(list(parts.values())).sum(0), cost(now, actions, task))
     nothing = WorldCost(world, IntrinsicCost(REACH, 2, read))(now, actions, Task(None, {}))

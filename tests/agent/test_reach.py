@@ -114,7 +114,7 @@ def test_a_plan_that_leaps_costs_what_it_is_too_long_by():
     now, task = torch.randn(3, 1, 2), Task(torch.randn(3, 1, 2), {"goal": 1.0})
     actions = torch.randn(3, 4, 5, 2)
     situation = Situation(now[:, None], actions[:, 0, :0])
-    parts = cost.parts(now, cost.imagined(situation, actions), actions, task)
+    parts = cost.parts(situation, cost.imagined(situation, actions), actions, task)
     paths = now[:, None] + torch.cat((torch.zeros(3, 4, 1, 2), actions.cumsum(2)), 2)
     length = reach.steps(
         paths[:, :, :-1].reshape(-1, 1, 2), paths[:, :, 1:].reshape(-1, 1, 2)

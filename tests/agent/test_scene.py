@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -266,7 +267,7 @@ def test_it_tells_how_much_it_holds_and_what_it_recalled():
 
 
 def test_its_moments_are_states_actions_and_what_they_cost():
-    one, part = agent("mode1", **(MIND | {"memory": 6})), frames(view=9.0)[:10]
+    one, part = agent("mode1", **MIND, search=replace(SEARCH, tried=6)), frames(view=9.0)[:10]
     one.reset(SEEDS)
     done, costs = [], []
     for frame in part:
