@@ -14,6 +14,7 @@ value. Environments know nothing of each other: a batch is B memories side by si
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import torch
@@ -233,10 +234,17 @@ class Moments:
     def read(self, times: Tensor) -> Moment:
         """What was at `times`, `B Q`."""
         told = self.store.read(times[..., None].float())
-        width = self.shape[0] * self.shape[1]
-        state, action = told.values[..., :width], told.values[..., width:-1]
-        state = state.reshape(*times.shape, *self.shape)
-        return Moment(state, action, told.values[..., -1], told.found)
+        return self._parted(told.values, told.found)
+
+    def held(self) -> Moment:
+        """All slots, in no order: `found` tells the filled ones."""
+        return self._parted(self.store.values, self.store.filled)
+
+    def _parted(self, values: Tensor, found: Tensor) -> Moment:
+        width = math.prod(self.shape)
+        state, action = values[..., :width], values[..., width:-1]
+        state = state.reshape(*values.shape[:2], *self.shape)
+        return Moment(state, action, values[..., -1], found)
 
     def later(self, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """What a critic learns from: states, and the cost that was felt `steps` after each.

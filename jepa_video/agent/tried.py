@@ -49,9 +49,9 @@ class Tried(NamedTuple):
             reach: distance of states that count as the same place.
             weight: of the cost `goal`, the most that it can be.
         """
-        told = moments.read(moments.times)
+        told = moments.held()
         place = told.state.flatten(2)[..., :aim]
-        felt = (told.cost / weight).clamp(0, 1) * moments.store.filled
+        felt = (told.cost / weight).clamp(0, 1) * told.found
         return cls(keys(place, told.action, reach), felt, reach)
 
     def rows(self, which: Tensor) -> Tried:
