@@ -46,20 +46,31 @@ class Spread(torch.autograd.Function):
     """Bellman and Ford: costs `B J C` at first, and `B 8 C` to the neighbours, to the least."""
 
     @staticmethod
-    def forward(ctx: Any, first: Tensor, costs: Tensor, neighbours: Tensor, turns: int) -> Tensor:
-        """Every turn looks one cell further; `neighbours` `8 C` name cell C where there is none."""
+    def forward(
+        ctx: Any, first: Tensor, costs: Tensor, neighbours: Tensor, wide: int, turns: int
+    ) -> Tensor:
+        """Every turn looks one cell further, and on; rows of the grid are `wide` cells.
+
+        A cell takes over what another has found in the same turn, which only finds ways sooner.
+        `neighbours` `8 C` name cell C where there is none.
+        """
         batch, goals, cells = first.shape
-        beyond = first.new_full((batch, goals, 1), math.inf)
-        value, rows = torch.cat((first, beyond), 2), neighbours.flatten()
+        grid = (cells // wide, wide)
+        value = first.new_full((batch, goals, grid[0] + 2, wide + 2), math.inf)
+        inner = value[..., 1:-1, 1:-1]
+        inner.copy_(first.view(batch, goals, *grid))
+        sides = [(value[..., 1 + dy :, 1 + dx :], dx, dy) for dx, dy in _AROUND if dx or dy]
+        beside = [side[..., : grid[0], :wide] for side, _, _ in sides]
+        each = costs.view(batch, 1, 8, *grid).unbind(2)
         for _ in range(turns):
-            ways = value[:, :, rows].view(batch, goals, 8, cells) + costs[:, None]
-            value = torch.cat((torch.minimum(value[:, :, :cells], ways.amin(2)), beyond), 2)
-        ways = value[:, :, rows].view(batch, goals, 8, cells) + costs[:, None]
-        least = ways.min(2)
+            for there, cost in zip(beside, each, strict=True):
+                torch.minimum(inner, there + cost, out=inner)
+        ways = [there + cost for there, cost in zip(beside, each, strict=True)]
+        least = torch.stack(ways, 2).flatten(3).min(2)
         stays = first <= least.values + 1e-5
         ctx.save_for_backward(torch.where(stays, 8, least.indices), neighbours)
         ctx.turns = turns
-        return value[:, :, :cells]
+        return inner.flatten(2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -80,6 +91,7 @@ class Spread(torch.autograd.Function):
         return (
             torch.where(goes, 0.0, total),
             spent[:, : 8 * cells].view(batch, 8, cells),
+            None,
             None,
             None,
         )
@@ -234,7 +246,9 @@ class Chart(Ways):
         begin = begin.scatter_reduce(3, each, enter, "amin")
         value = cast(
             Tensor,
-            Spread.apply(begin.flatten(0, 1), costs.flatten(0, 1), self.neighbours, self.turns),
+            Spread.apply(
+                begin.flatten(0, 1), costs.flatten(0, 1), self.neighbours, self.size[1], self.turns
+            ),
         ).view_as(begin)
         own = (value.gather(3, each) + enter).amin(3)  # B G J
         index, leave = self.entries(spots, about)

@@ -26,7 +26,7 @@ def walled(row: int = 3, door: int = 4) -> Tensor:
 def test_costs_spread_by_the_shortest_way_around_a_wall():
     first = torch.full((1, 1, SIDE * SIDE), 99.0)
     first[..., 0] = 0  # the goal: above the wall, on the left
-    least = Spread.apply(first, walled(), neighbours(SIDE, SIDE), 20).view(SIDE, SIDE)
+    least = Spread.apply(first, walled(), neighbours(SIDE, SIDE), SIDE, 20).view(SIDE, SIDE)
     assert least[2, 0] == 2 and least[2, 4] == 4
     assert least[3, 4] == 4 and least[4, 4] == 5  # by the door
     assert least[4, 0] == 4 + 4 and least[3, 0] == 50 + 2  # and back on the other side
@@ -38,7 +38,7 @@ def test_gradients_are_those_of_the_way_that_is_taken():
     costs = torch.rand(2, 8, SIDE * SIDE, dtype=torch.double) + 0.5
     around = neighbours(SIDE, SIDE)
     torch.autograd.gradcheck(
-        lambda *parts: Spread.apply(*parts, around, 12),
+        lambda *parts: Spread.apply(*parts, around, SIDE, 12),
         (first.requires_grad_(), costs.requires_grad_()),
     )
 
