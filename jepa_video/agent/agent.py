@@ -154,6 +154,7 @@ class Agent:
         self.goal: Tensor | None = None
         self.plan_now: Plan | None = None
         self.age = torch.zeros(batch, dtype=torch.long)  # decisions since the plan was made
+        self.over = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.known: list[Tensor] = []
         self.done: list[Tensor] = []
         self.calls = 0
@@ -173,6 +174,7 @@ class Agent:
         task = Task(self._aim(state), self.mind.weights, self.mind.zones)
         fresh = (self.age == 0).to(self.device)
         setting = self.configurator.configure(state, task, fresh)
+        setting = replace(setting, plans=setting.plans & ~self.over)
         situation = self._situation()
         whole = self._decide(setting, situation)
         self._last = (setting, situation, whole)
@@ -187,6 +189,11 @@ class Agent:
         self.seeds = list(range(batch))
         self.configurator.begin(self.seeds)
         self.age = torch.zeros(batch, dtype=torch.long)
+        self.over = torch.zeros(batch, dtype=torch.bool, device=self.device)
+
+    def rest(self, over: Array) -> None:
+        """Plan no more, until the next reset, for the episodes that are over, bool `B`."""
+        self.over = torch.from_numpy(over).to(self.device)
 
     def _goal(self, observation: Observation) -> Tensor | None:
         if not self.mind.goal:
@@ -251,7 +258,7 @@ class Agent:
         if plans.any():
             planned = self._planned(setting, situation)
             whole = torch.where(plans[:, None, None], planned, whole)
-        if not plans.all():
+        if not plans.all() and self.policy is not None:
             react = self.actor.react(state, setting.task, situation.tried)
             whole = torch.where(plans[:, None, None], whole, react[:, None])
         # A plan that was not followed is of another present.
@@ -295,6 +302,7 @@ class Agent:
         search = self.mind.search
         told = {"mode": self.mode, "critic": self.critic is not None}
         told |= {"memory": self.mind.memory} if self.mind.memory else {}
+        told |= {"tried": search.tried} if search.tried else {}
         told |= {"levels": 2} if self.ahead else {}
         if self.mode == "mode1":
             return told

@@ -59,9 +59,9 @@ def _notes(told: Told) -> str:
         "have Wilson's 95 % interval, the mean return a bootstrap over episodes. "
         "Steps to goal are the median of the solved episodes, and in brackets from the first to "
         "the ninth tenth of them. A decision's time is that of a call for a batch of "
-        f"{told['rows'][0]['decision']['batch']} environments divided by their number: the median, "
-        "and in brackets what 95 % of the calls stay under. Alone means a batch of one, which is "
-        "what whoever acts in one world waits for."
+        f"{told['rows'][0]['decision']['batch']} environments, of which none was done yet, divided "
+        "by their number: the median, and in brackets what 95 % of the calls stay under. Alone "
+        "means a batch of one, which is what whoever acts in one world waits for."
     )
     if any(len(row["checkpoints"]) > 1 for row in told["rows"]):
         text += (

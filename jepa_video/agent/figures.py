@@ -112,8 +112,8 @@ def steps_to_goal(trials: Sequence[Trial]) -> dict[str, float] | None:
 def decision_time(played: Sequence[Played]) -> dict[str, Any]:
     """Milliseconds of a decision for one environment: a call of `act` divided by its batch.
 
-    `alone` has them for a batch of one, where somebody looked. The first call of each is left out,
-    in which things are built that stay.
+    Of calls in which no episode of the batch was over yet. `alone` has them for a batch of one,
+    where somebody looked. The first call of each is left out, in which things are built that stay.
     """
     found = _milliseconds([(one.clock, one.batch) for one in played])
     found["batch"] = played[0].batch

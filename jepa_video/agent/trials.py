@@ -49,6 +49,14 @@ class Explains(Protocol):
         """Of the last call of `act`."""
 
 
+@runtime_checkable
+class Rests(Protocol):
+    """A policy that spares itself the thought for episodes that are over."""
+
+    def rest(self, over: Array) -> None:
+        """Bool, one for each episode of the batch; what it does in these is of no account."""
+
+
 @dataclass(frozen=True)
 class Tasks:
     """The episodes that are played.
@@ -233,13 +241,16 @@ def _play_batch(
     policy.reset(tasks.seeds)
     log, alive, steps = _Log(tasks.seeds, told), np.ones(env.batch, bool), 0
     while alive.any():
-        actions = clock.act(policy, observation)
+        watch = clock if alive.all() else Clock()  # a whole batch, whose time is divided by it
+        actions = watch.act(policy, observation)
         log.explained(policy.explain() if isinstance(policy, Explains) else None, alive)
         observation, rewards, ended, cut, told = env.step(actions)
         log.step(actions, rewards, told, alive)
         alive = alive & ~(ended | cut)
         if not to_the_end:
             alive &= ~told["success"]
+        if isinstance(policy, Rests):
+            policy.rest(~alive)
         steps += 1
         tick(steps / env.budget)
     tick(1.0)

@@ -209,6 +209,22 @@ def test_one_plan_serves_for_as_many_decisions_as_was_asked_for():
     assert torch.equal(wholes[2][:, 0], wholes[0][:, 2])
 
 
+@pytest.mark.parametrize("critic", [True, False])
+def test_no_plan_is_made_for_an_episode_that_is_over_and_the_others_get_theirs(critic):
+    one, seen = agent("mode2", critic=critic), pictures(3)
+    whole = played(one, seen, SEEDS)
+    one.reset(SEEDS)
+    found = [one.act(observation) for observation in seen[:2]]
+    one.rest(np.array([False, True, False]))
+    before = one.calls
+    found += [one.act(observation) for observation in seen[2:]]
+    assert one.calls - before == 2 * len(seen[2:])
+    np.testing.assert_allclose(np.stack(found)[:, [0, 2]], whole[:, [0, 2]], atol=1e-4)
+    one.reset(SEEDS)
+    one.act(seen[0])
+    assert one.calls == 3
+
+
 def test_a_plan_that_was_not_followed_is_forgotten():
     one, seen = agent("auto", search=replace(SEARCH, every=3)), pictures(1, steps=4)
     one.reset([1])
