@@ -106,7 +106,8 @@ class Agent:
         self.trained = trained
         self.critic = trained.critic if trained else None
         self.policy = trained.policy if trained else None
-        intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read)
+        names = self.world.facts.state_names
+        intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
         final = 1.0 if self.critic is None else 0.0
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)

@@ -23,6 +23,7 @@ from .reach import LEAP, Ways
 from .task import Situation, Task, Zone
 from .tried import AGAIN, Tried
 
+NUMBER: Final = "state."  # before the name of a number: the term of its distance from the goal's
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
 
 
@@ -36,24 +37,29 @@ class IntrinsicCost:
     counts the steps until it is there. `distance`: the mean squared distance itself, in units of
     r. `reward`: the negative of the reward that a linear probe reads off the state. `effort`: the
     mean square of the action. `zone`: 1 inside of a box of the environment's state that is read
-    off, falling to 0 over the margin.
+    off, falling to 0 over the margin. `state.NAME`: how far one number of the environment's state,
+    read off, is from that of the goal, in its own unit: for goals that ask for a part of what the
+    picture shows.
 
     Args:
         reach: r, the distance of states that count as the same place.
         aim: how many of a state's numbers, from the first on, say where the agent is.
         read: tells `state` and `reward` of a state, as `WorldModel.read` does.
+        names: of the environment's state.
     """
 
     TERMS: Final = ("goal", "distance", "reward", "effort", "zone")
-    __slots__ = ("aim", "reach", "read")
+    __slots__ = ("aim", "names", "reach", "read")
     reach: float
     aim: int
     read: Read
+    names: tuple[str, ...]
 
-    def __init__(self, reach: float, aim: int, read: Read) -> None:
+    def __init__(self, reach: float, aim: int, read: Read, names: Sequence[str] = ()) -> None:
         object.__setattr__(self, "reach", float(reach))
         object.__setattr__(self, "aim", aim)
         object.__setattr__(self, "read", read)
+        object.__setattr__(self, "names", tuple(names))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"the intrinsic cost is immutable: {name} cannot be set")
@@ -66,9 +72,10 @@ class IntrinsicCost:
         """
         told: dict[str, Tensor] = {}
         for name, weight in task.weights.items():
-            if name not in self.TERMS:
-                raise UserError(f"there is no cost {name!r}; there are {', '.join(self.TERMS)}")
-            if weight:
+            _known(name, self.names)
+            if weight and name.startswith(NUMBER):
+                told[name] = weight * self._number(states, task, name.removeprefix(NUMBER))
+            elif weight:
                 told[name] = weight * getattr(self, f"_{name}")(states, actions, task)
         return told
 
@@ -100,6 +107,14 @@ class IntrinsicCost:
     def _effort(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
         return actions.square().mean(-1)
 
+    def _number(self, states: Tensor, task: Task, name: str) -> Tensor:
+        if task.goal is None:
+            raise UserError(f"the cost {NUMBER}{name} needs a goal; this task has none")
+        which = self.names.index(name)
+        aimed = self.read(task.goal, "state")[..., which]
+        aimed = aimed.view(len(aimed), *[1] * (states.ndim - 3))
+        return (self.read(states, "state")[..., which] - aimed).abs()
+
     def _zone(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
         where = self.read(states, "state")
         total = where.new_zeros(where.shape[:-1])
@@ -108,8 +123,18 @@ class IntrinsicCost:
         return total
 
 
+def _known(name: str, names: Sequence[str]) -> None:
+    told = IntrinsicCost.TERMS + tuple(NUMBER + number for number in names)
+    if name not in told:
+        raise UserError(f"there is no cost {name!r}; there are {', '.join(told)}")
+
+
 def refuse_cost(
-    weights: Mapping[str, float], zones: Sequence[Zone], goal: bool, state_size: int
+    weights: Mapping[str, float],
+    zones: Sequence[Zone],
+    goal: bool,
+    state_size: int,
+    names: Sequence[str] = (),
 ) -> None:
     """Say what a cost cannot be told by.
 
@@ -118,20 +143,18 @@ def refuse_cost(
         zones: boxes to keep out of.
         goal: whether there are goals.
         state_size: numbers of the environment's state that can be read off.
+        names: theirs.
 
     Raises:
         UserError: unknown terms or none, no goal, no zones or none that count, zones elsewhere.
     """
     asked = [name for name, weight in weights.items() if weight]
     for name in weights:
-        if name not in IntrinsicCost.TERMS:
-            raise UserError(
-                f"there is no cost {name!r}; there are {', '.join(IntrinsicCost.TERMS)}"
-            )
+        _known(name, names)
     if not asked:
         raise UserError("cost gives no term a weight other than 0: there is nothing to judge by")
-    for name in ("goal", "distance"):
-        if name in asked and not goal:
+    for name in asked:
+        if (name in ("goal", "distance") or name.startswith(NUMBER)) and not goal:
             raise UserError(f"the cost {name} needs a goal, and the environment shows none")
     if "zone" in asked and not zones:
         raise UserError("the cost zone needs boxes, as in: --zones '[{low: [8, 8], high: [9, 9]}]'")

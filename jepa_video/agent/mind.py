@@ -86,7 +86,7 @@ class Mind:
         weights = self.weights if weights is None else dict(weights)
         kept = self.zones if weights.get("zone") else ()
         zones = kept if zones is None else tuple(zones)
-        refuse_cost(weights, zones, self.goal, world.facts.state_size)
+        refuse_cost(weights, zones, self.goal, world.facts.state_size, world.facts.state_names)
         return replace(self, weights=weights, zones=zones)
 
 

@@ -28,8 +28,9 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             (where a plan is worth it); auto if a checkpoint alone is given
   --checkpoint RUN[,RUN]    agents: several are several training seeds, a row each and one for all
   --cost '{goal: 1, zone: 5}' --zones '[{low: [8, 30], high: [20, 45]}]'
-                            another cost than the agent's own, and boxes of the environment's state
-                            to keep out of; mode2 follows it, and auto then plans every decision
+                            another cost than the agent's own (terms as in agent fit), and boxes of
+                            the environment's state to keep out of; mode2 follows it, and auto then
+                            plans every decision
   --memory N                patches of the scene that agents remember, in place of as many as they
                             learned with; 0 for none
   --search '{horizon: 8, samples: 96}'

@@ -83,7 +83,7 @@ class AgentJob(TrainingJob):
         norm = self._norm(norm)
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
         zones = tuple(self.made.zones)
-        refuse_cost(weights, zones, goal, facts.state_size)
+        refuse_cost(weights, zones, goal, facts.state_size, facts.state_names)
         device = self.device
         encoded(self.world.to(device), episodes, self.data.bank, device)
         reach = stride(map(self.world.state.moving, self.data.bank.states))
@@ -106,7 +106,9 @@ class AgentJob(TrainingJob):
             stride=self.made.learn.stride,
         )
         self.data.bank.stride = self.mind.stride
-        intrinsic = IntrinsicCost(self.mind.reach, self.world.state.aim, self.world.read)
+        intrinsic = IntrinsicCost(
+            self.mind.reach, self.world.state.aim, self.world.read, facts.state_names
+        )
         settings = dict(vars(self.made.learn))
         self.module = AgentLearner(
             self.world, intrinsic, self.mind.weights, goal, norm=norm, zones=zones, **settings

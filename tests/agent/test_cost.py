@@ -24,7 +24,7 @@ def read(states: Tensor, name: str) -> Tensor:
 
 @pytest.fixture
 def cost() -> IntrinsicCost:
-    return IntrinsicCost(REACH, 2, read)
+    return IntrinsicCost(REACH, 2, read, ("x", "y"))
 
 
 def some(*shape: int, seed: int = 0) -> Tensor:
@@ -43,6 +43,7 @@ def test_each_term_is_its_formula(cost):
     states, actions, goal = some(3, 4, 5, 1, 2), some(3, 4, 5, 2, seed=1), some(3, 1, 2, seed=2)
     zone = Zone((0.0, 0.0), (1.0, 1.0), margin=2.0)
     weights = {"goal": 2.0, "distance": 0.5, "reward": 3.0, "effort": 0.1, "zone": 4.0}
+    weights["state.y"] = 0.7
     told = cost.terms(states, actions, Task(goal, weights, (zone,)))
     gap = (states - goal[:, None, None]).square().sum((-2, -1)) / REACH**2
     expected = {
@@ -51,6 +52,7 @@ def test_each_term_is_its_formula(cost):
         "reward": -3 * states.sum((-2, -1)),
         "effort": 0.1 * actions.square().mean(-1),
         "zone": 4 * inside(states[..., 0, :], zone),
+        "state.y": 0.7 * (states - goal[:, None, None])[..., 0, 1].abs(),
     }
     assert told.keys() == expected.keys()
     for name, value in expected.items():
@@ -116,6 +118,8 @@ BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
         ({"sped": 1.0}, (), True, 2, "there is no cost 'sped'; there are goal, distance"),
         ({"goal": 0.0}, (), True, 2, "no term a weight other than 0"),
         ({"goal": 1.0}, (), False, 2, "the cost goal needs a goal"),
+        ({"state.x": 1.0}, (), False, 2, "the cost state.x needs a goal"),
+        ({"state.z": 1.0}, (), True, 2, "no cost 'state.z'; there are .* zone, state.x, state.y$"),
         ({"effort": 1.0, "distance": 1.0}, (), False, 2, "the cost distance needs a goal"),
         ({"zone": 1.0}, (), True, 2, "the cost zone needs boxes"),
         ({"goal": 1.0}, BOX, True, 2, "zones count by the cost zone"),
@@ -125,7 +129,7 @@ BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
 )
 def test_a_cost_that_cannot_be_told_is_refused(weights, zones, goal, size, told):
     with pytest.raises(UserError, match=told):
-        refuse_cost(weights, zones, goal, size)
+        refuse_cost(weights, zones, goal, size, ("x", "y"))
 
 
 def test_a_cost_that_can_be_told_is_taken():
