@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TOLD = {  # what each prints, and how many pictures it draws at least
     "01_pretrain": (("trained", "untrained"), 5),  # masks, curves, energies, features and clips
-    "02_agent": (("mode 1", "mode 2, no lessons", "AttributeError"), 5),  # world, critic, plans
+    "02_agent": (("mode 1", "mode 2, no memory", "AttributeError"), 5),  # world, critic, plans
 }
 
 
