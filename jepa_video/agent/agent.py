@@ -137,7 +137,7 @@ class Agent:
             return Learned(self.trained.worth, self.mind.worth)
         # One network has nobody to disagree with: without a doubt to go by, auto always plans.
         if mode == "auto" and self.critic is not None and doubts(self.critic):
-            return Doubtful(self.critic, self.mind.doubt)
+            return Doubtful(self.critic, self.mind.doubt, patient=self.mind.search.tried > 0)
         return Fixed("mode1" if mode == "mode1" else "mode2")
 
     # -- a policy ----------------------------------------------------------------------------------

@@ -79,12 +79,14 @@ class Doubtful:
     Args:
         critic: of several networks.
         threshold: standard deviation of their answers above which it plans, in units of cost.
+        patient: not getting on is no reason to plan: reactions that led nowhere are not tried
+            again, see `tried.py`.
     """
 
-    def __init__(self, critic: Critic | Ways, threshold: float) -> None:
+    def __init__(self, critic: Critic | Ways, threshold: float, patient: bool = False) -> None:
         if not doubts(critic):
             raise UserError("a configurator that doubts needs a critic of several networks")
-        self.critic, self.threshold = critic, threshold
+        self.critic, self.threshold, self.patient = critic, threshold, patient
         self.begin(())
 
     def begin(self, seeds: Sequence[int]) -> None:
@@ -101,7 +103,10 @@ class Doubtful:
         assert task.goal is not None
         steps = self.critic.steps(state, task.goal)
         doubt = self.critic.cost(steps).std(0)
-        return Setting((doubt > self.threshold) | self._stuck(steps.mean(0)), task, doubt)
+        plans = doubt > self.threshold
+        if not self.patient:
+            plans = plans | self._stuck(steps.mean(0))
+        return Setting(plans, task, doubt)
 
     def _stuck(self, left: Tensor) -> Tensor:
         """Whether the agent does not get on, or did not a moment ago: bool `B`."""

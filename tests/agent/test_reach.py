@@ -183,3 +183,7 @@ def test_auto_plans_for_a_while_where_the_agent_does_not_get_on():
         assert not any(on)
         assert slow == [time >= PATIENCE for time in range(16)]
         assert later == [PATIENCE <= time < PATIENCE + PERSISTENCE for time in range(16)]
+    patient, state = Doubtful(critic, 1e9, patient=True), torch.full((3, 1, 2), 30.0)
+    patient.begin([1, 2, 3])
+    for _ in range(16):
+        assert not patient.configure(state, task, fresh).plans.any()
