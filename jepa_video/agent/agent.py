@@ -86,7 +86,8 @@ class Agent:
 
     Attributes:
         moments: time, state, action and intrinsic cost of the last decisions, as many as
-            `mind.search.tried`; None before the first one, and where that is 0 or there is no goal.
+            `mind.search.tried`; None before the first one, and where that is 0 or the cost has no
+            term `goal`.
         notebook: what the world model got wrong in this episode, see `lessons.py`; None where
             `mind.search.lessons` is 0, and in mode 1.
     """
@@ -180,7 +181,7 @@ class Agent:
         whole = self._decide(setting, situation)
         self._last = (setting, situation, whole)
         actions = whole[:, 0]
-        if self.mind.search.tried and setting.task.goal is not None:
+        if self.mind.search.tried and self.mind.weights.get("goal"):
             self._note(state, actions, setting.task)
         self.done = [*self.done, actions][-self.world.dynamics.history :]
         self.time += 1
@@ -247,7 +248,8 @@ class Agent:
         width = self.world.facts.action_size
         empty = known.new_zeros(len(known), 0, width)
         lessons, tried = None if self.notebook is None else self.notebook.now(), None
-        if self.moments is not None and (weight := self.mind.weights.get("goal")):
+        if self.moments is not None:
+            weight = self.mind.weights["goal"]
             tried = Tried.of(self.moments, self.world.state.aim, self.mind.reach, weight)
         return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
 

@@ -59,8 +59,11 @@ class Spread(torch.autograd.Function):
         value = first.new_full((batch, goals, grid[0] + 2, wide + 2), math.inf)
         inner = value[..., 1:-1, 1:-1]
         inner.copy_(first.view(batch, goals, *grid))
-        sides = [(value[..., 1 + dy :, 1 + dx :], dx, dy) for dx, dy in _AROUND if dx or dy]
-        beside = [side[..., : grid[0], :wide] for side, _, _ in sides]
+        beside = [
+            value[..., 1 + dy : 1 + dy + grid[0], 1 + dx : 1 + dx + wide]
+            for dx, dy in _AROUND
+            if dx or dy
+        ]
         each = costs.view(batch, 1, 8, *grid).unbind(2)
         for _ in range(turns):
             for there, cost in zip(beside, each, strict=True):

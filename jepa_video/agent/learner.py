@@ -186,17 +186,10 @@ class AgentLearner(L.LightningModule):
         if isinstance(self.critic, Ways):
             return self.led(self.critic, batch, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
-        state, goal = batch["state"], batch["goal"] if self.goal else None
-        reaction = self.policy.on(state, goal)
-        with torch.no_grad():
-            actions = self.proposals(state, reaction, batch["action"], draw)  # B S A
-            costs = self.outcome(state, goal, actions, draw)  # B S
-            best = costs.min(1)
-            cost = torch.minimum(best.values, self.lived(batch["ahead"]))
-        told = self.critic.each(state, goal)  # M B
+        acted, saved, costs = self.distilled(batch, draw)
+        cost = torch.minimum(costs.amin(1), self.lived(batch["ahead"]))
+        told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)  # M B
         error = (told - cost).square().mean()
-        acted = self.imitated(batch, reaction, actions, best.indices, draw)
-        saved = self.worth.loss(state, goal, costs)
         loss = error + acted + saved
         facts = {"critic": error.detach(), "policy": acted.detach(), "worth": saved.detach()}
         facts["cost"] = cost.mean()
@@ -221,21 +214,26 @@ class AgentLearner(L.LightningModule):
             loss = loss + self._idle(self.policy) + self._idle(self.worth)
         else:
             batch = {name: part[: self.planned] for name, part in batch.items()}
-            acted, saved = self.distilled(batch, draw)
+            acted, saved, _ = self.distilled(batch, draw)
             loss = loss + acted + saved
             facts |= {"policy": acted.detach(), "worth": saved.detach()}
         self.log_dict({"loss": loss.detach(), **facts})
         return {"loss": loss + self._idle(self.dynamics)}
 
-    def distilled(self, batch: dict[str, Tensor], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The policy's loss, to act as the best of some plans does, and that of their worth."""
+    def distilled(
+        self, batch: dict[str, Tensor], draw: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss, to act as the best of some plans does, that of their worth; and costs.
+
+        The costs are those of the plans, `B S`, without a gradient.
+        """
         state, goal = batch["state"], batch["goal"] if self.goal else None
         reaction = self.policy.on(state, goal)
         with torch.no_grad():
             actions = self.proposals(state, reaction, batch["action"], draw)  # B S A
             costs = self.outcome(state, goal, actions, draw)
         acted = self.imitated(batch, reaction, actions, costs.argmin(1), draw)
-        return acted, self.worth.loss(state, goal, costs)
+        return acted, self.worth.loss(state, goal, costs), costs
 
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """The energy of memory's own transitions."""
