@@ -541,6 +541,7 @@ WRONG_AGENTS = [
     (["--learn.hidden", "0"], "learn.hidden must be 1 or more, not 0"),
     (["--cost", "{{speed: 1}}"], "there is no cost 'speed'; there are goal, distance"),
     (["--cost", "{{goal: 0}}"], "there is nothing to judge by"),
+    (["--cost", "{{curiosity: 1}}"], "the cost curiosity is of what an episode has taught"),
     (["--cost", "{{zone: 1}}"], "the cost zone needs boxes, as in: --zones"),
     (["--zones", "[{{low: [1], high: [2]}}]"], "zones count by the cost zone"),
     (["--zones", "[{{low: [1], high: [0]}}]"], "a zone has as many numbers in low as in high"),

@@ -44,6 +44,7 @@ class Search:
             take into account; 0 for none.
         tried: moments of the episode that speak against doing the same in the same place again,
             in plans and in mode 1; 0 for none.
+        share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.
     """
@@ -59,6 +60,7 @@ class Search:
     risk: Risk = "expected"
     lessons: int = 0
     tried: int = 0
+    share: float = 1.0
     levels: int = 1
     far: int = 6
 
@@ -66,6 +68,7 @@ class Search:
         within("search", 1, every=self.every)
         within("search", 1, far=self.far)
         within("search", 1, 2, levels=self.levels)
+        within("search", 0, 1, share=self.share)
         within("search", 0, futures=self.futures)
         within("search", 0, lessons=self.lessons, tried=self.tried)
 

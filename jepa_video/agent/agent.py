@@ -26,8 +26,8 @@ from ..randomness import EPISODE, generator
 from ..training.passages import Passage
 from ..training.world_model import WorldModel
 from .actor import Actor, Search
-from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, doubts
-from .cost import IntrinsicCost, WorldCost
+from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrifty, doubts
+from .cost import CURIOSITY, IntrinsicCost, WorldCost
 from .lessons import Notebook
 from .level2 import Ahead
 from .memory import Moments
@@ -107,6 +107,10 @@ class Agent:
         self.trained = trained
         self.critic = trained.critic if trained else None
         self.policy = trained.policy if trained else None
+        if mind.weights.get(CURIOSITY) and not mind.search.lessons:
+            raise UserError(
+                "the cost curiosity is of what an episode has taught: give --search '{lessons: 64}'"
+            )
         names = self.world.facts.state_names
         intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
         final = 1.0 if self.critic is None else 0.0
@@ -135,11 +139,18 @@ class Agent:
         if mode == "learned" and self.trained is not None:
             if self.trained.worth is None or self.mind.worth is None:
                 raise UserError("this agent has not learned what plans are worth: fit it anew")
-            return Learned(self.trained.worth, self.mind.worth)
+            return self._within(Learned(self.trained.worth, self.mind.worth))
         # One network has nobody to disagree with: without a doubt to go by, auto always plans.
         if mode == "auto" and self.critic is not None and doubts(self.critic):
-            return Doubtful(self.critic, self.mind.doubt, patient=self.mind.search.tried > 0)
+            return self._within(
+                Doubtful(self.critic, self.mind.doubt, patient=self.mind.search.tried > 0)
+            )
         return Fixed("mode1" if mode == "mode1" else "mode2")
+
+    def _within(self, configurator: Configurator) -> Configurator:
+        """One that plans no more than is allowed."""
+        share = self.mind.search.share
+        return Thrifty(configurator, share) if share < 1 else configurator
 
     # -- a policy ----------------------------------------------------------------------------------
 

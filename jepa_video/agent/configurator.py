@@ -7,7 +7,7 @@ configures them for the task at hand". It returns a `Setting` for each decision,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 import torch
@@ -180,6 +180,37 @@ class Learned:
         """See `Configurator`."""
         saved = self.worth(state, task.goal if self.worth.look.goal else None)
         return Setting(saved > self.threshold, task, saved)
+
+
+class Thrifty:
+    """Plans where another configurator would, and at most a share of an episode's decisions.
+
+    What was not spent is kept, so that at any time no more than that share of what was decided so
+    far was planned.
+
+    Args:
+        inner: says where a plan is wanted.
+        share: of the decisions, 0 to 1.
+    """
+
+    def __init__(self, inner: Configurator, share: float) -> None:
+        self.inner, self.share = inner, share
+        self.begin(())
+
+    def begin(self, seeds: Sequence[int]) -> None:
+        """See `Configurator`."""
+        self.inner.begin(seeds)
+        self.time, self.spent = 0, torch.zeros(0, dtype=torch.long)
+
+    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+        """See `Configurator`."""
+        setting = self.inner.configure(state, task, fresh)
+        self.time += 1
+        if self.time == 1:
+            self.spent = torch.zeros(len(state), dtype=torch.long, device=state.device)
+        plans = setting.plans & (self.spent + 1 <= self.share * self.time)
+        self.spent = self.spent + plans
+        return replace(setting, plans=plans)
 
 
 class RollIn:

@@ -21,9 +21,10 @@ from ..training.world_model import WorldModel
 from .lessons import Taught
 from .reach import LEAP, Ways
 from .task import Situation, Task, Zone
-from .tried import AGAIN, Tried
+from .tried import AGAIN
 
 NUMBER: Final = "state."  # before the name of a number: the term of its distance from the goal's
+CURIOSITY: Final = "curiosity"
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
 
 
@@ -39,7 +40,9 @@ class IntrinsicCost:
     mean square of the action. `zone`: 1 inside of a box of the environment's state that is read
     off, falling to 0 over the margin. `state.NAME`: how far one number of the environment's state,
     read off, is from that of the goal, in its own unit: for goals that ask for a part of what the
-    picture shows.
+    picture shows. `curiosity`: how well the world model is known to tell what comes of doing this
+    there, 0 where that is new; it is of what memory holds, so that `WorldCost` adds it to plans,
+    and a state alone has none.
 
     Args:
         reach: r, the distance of states that count as the same place.
@@ -48,7 +51,7 @@ class IntrinsicCost:
         names: of the environment's state.
     """
 
-    TERMS: Final = ("goal", "distance", "reward", "effort", "zone")
+    TERMS: Final = ("goal", "distance", "reward", "effort", "zone", CURIOSITY)
     __slots__ = ("aim", "names", "reach", "read")
     reach: float
     aim: int
@@ -75,7 +78,7 @@ class IntrinsicCost:
             _known(name, self.names)
             if weight and name.startswith(NUMBER):
                 told[name] = weight * self._number(states, task, name.removeprefix(NUMBER))
-            elif weight:
+            elif weight and name != CURIOSITY:
                 told[name] = weight * getattr(self, f"_{name}")(states, actions, task)
         return told
 
@@ -285,8 +288,11 @@ class WorldCost:
     ) -> dict[str, Tensor]:
         """What each term adds, `B S`, to the cost of states `B S H P D` that actions lead to.
 
-        Beside the terms `critic` and, of a critic of ways, `leap`; and `tried`, where memory says
-        what was.
+        Beside the terms `critic` and, of a critic of ways, `leap`, as much as the goal weighs; and
+        `tried`, where memory says what was.
+
+        Raises:
+            UserError: no goal for a critic of ways, or nothing remembered for `curiosity`.
         """
         horizon, now = actions.shape[2], state.known[:, -1]
         shares = self.discount ** torch.arange(horizon, device=future.device, dtype=future.dtype)
@@ -294,26 +300,35 @@ class WorldCost:
         terms = self.intrinsic.terms(future, actions, task)
         told = {name: (value * shares).sum(-1) for name, value in terms.items()}
         if isinstance(self.critic, Ways):
-            if task.goal is None:
-                raise UserError("the critic was trained for goals; the task has none")
-            left, over = self.critic.foretold(now, task.goal, future)
-            told["critic"] = self.discount**horizon * left[:, :, -1]
-            told["leap"] = LEAP * over.sum(-1)
+            told |= self._ways(self.critic, now, future, task)
         elif self.critic is not None:
             last, goal = future[:, :, -1].flatten(0, 1), task.goal
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
             later = self.critic(last, each if self.critic.goal else None)
             told["critic"] = self.discount**horizon * later.view(actions.shape[:2])
-        if state.tried is not None:
-            told["tried"] = (self._again(state.tried, now, future, actions) * shares).sum(-1)
-        return told
-
-    def _again(self, tried: Tried, now: Tensor, future: Tensor, actions: Tensor) -> Tensor:
-        """The cost of doing what was done there before, of each step: `B S H`."""
         begin = now[:, None, None].expand_as(future[:, :, :1])
         places = torch.cat((begin, future[:, :, :-1]), 2).flatten(3)[..., : self.intrinsic.aim]
-        count = tried.often(places.flatten(0, 2), actions.flatten(0, 2))
-        return AGAIN * count.view(actions.shape[:3])
+        rows = places.flatten(0, 2), actions.flatten(0, 2)  # what is done where
+        if weight := task.weights.get(CURIOSITY):
+            if state.lessons is None:
+                raise UserError("the cost curiosity is of lessons: search.lessons must be above 0")
+            known = 1 - state.lessons.surprise(*rows).view(actions.shape[:3])
+            told[CURIOSITY] = weight * (known * shares).sum(-1)
+        if state.tried is not None:
+            again = AGAIN * state.tried.often(*rows).view(actions.shape[:3])
+            told["tried"] = (again * shares).sum(-1)
+        return told
+
+    def _ways(self, ways: Ways, now: Tensor, future: Tensor, task: Task) -> dict[str, Tensor]:
+        """What a critic of ways adds, which foretells the cost `goal` alone."""
+        share = task.weights.get("goal", 0.0) / ways.weight
+        if not share:
+            return {}
+        if task.goal is None:
+            raise UserError("the critic was trained for goals; the task has none")
+        left, over = ways.foretold(now, task.goal, future)
+        later = self.discount ** future.shape[2] * left[:, :, -1]
+        return {"critic": share * later, "leap": share * LEAP * over.sum(-1)}
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """The states `B S H P D` that candidates `B S H A` lead to."""

@@ -7,7 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jepa_video.agent.words import NAMES, cells, headings, headline, told_gap, told_share
+from jepa_video.agent.words import (
+    NAMES,
+    cells,
+    headings,
+    headline,
+    shares_of,
+    told_gap,
+    told_share,
+)
 from jepa_video.evaluation.charts import bar
 from jepa_video.evaluation.page import document, embedded, folded, paragraph, section, table
 from jepa_video.training.run import write_whole
@@ -39,9 +47,8 @@ def _table(told: Told) -> str:
 def _bars(told: Told) -> list[str]:
     """Shares with their intervals, a bar for each row."""
     found = []
-    for measure in told["measures"]:
-        keys = [measure, f"{measure}_not_straight"] if measure != "total" else []
-        for key in keys:
+    for measure in shares_of(told):
+        for key in (measure, f"{measure}_not_straight"):
             rows = [
                 [escape(row["name"]), bar(part["value"], (part["low"], part["high"]), at % 6),
                  escape(told_share(part))]

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from jepa_video.agent.behaviour import BEHAVIOUR, refuse_behaviour
 from jepa_video.agent.figures import Row, differences, measures_of, pooled, row_figures
-from jepa_video.agent.trials import Played, Progress, Tasks, play_trials, time_alone
+from jepa_video.agent.task import Zone
+from jepa_video.agent.trials import Played, Progress, Tasks, Trial, play_trials, time_alone
 from jepa_video.envs.base import Array, BatchEnv
 from jepa_video.envs.policies import Policy, make_policy
 
@@ -83,6 +85,8 @@ def evaluate(
     to_the_end: bool,
     bars: Bars,
     alone: BatchEnv | None = None,
+    tell: Sequence[str] = (),
+    zones: Sequence[Zone] = (),
 ) -> Evaluation:
     """Play all contestants, and a straight line where there is one, on the same tasks.
 
@@ -93,12 +97,19 @@ def evaluate(
         to_the_end: go on after a success.
         bars: gives the progress bar of a row by its name.
         alone: one environment, to time decisions in it too.
+        tell: what else is measured of each episode, see `behaviour.py`.
+        zones: boxes in which time is measured.
+
+    Raises:
+        UserError: something of `tell` cannot be measured here.
     """
+    refuse_behaviour(tell, env, zones)
     rows, line = [], None
     players = [one.make(env) for one in contestants]  # whom nobody can load is told at once
     for one, player in zip(contestants, players, strict=True):
         with bars(one.name) as bar:
             played = play_trials(env, player, tasks, to_the_end, bar)
+        played = replace(played, trials=[_measured(trial, tell, zones) for trial in played.trials])
         if alone is not None:
             played = replace(played, alone=time_alone(alone, one.make(alone), tasks))
         line = played if one.policy == "straight" else line
@@ -110,7 +121,12 @@ def evaluate(
     lots = [list(lot) for _, lot in groupby(trained, key=lambda row: row.policy)]
     together = [pooled(lot, f"{lot[0].policy}, {len(lot)} seeds") for lot in lots if len(lot) > 1]
     told = env.tells_success or any(row.values("success").any() for row in rows)
-    return Evaluation(rows, together, _hard(line), tasks, measures_of(told, to_the_end))
+    return Evaluation(rows, together, _hard(line), tasks, measures_of(told, to_the_end, tell))
+
+
+def _measured(trial: Trial, tell: Sequence[str], zones: Sequence[Zone]) -> Trial:
+    found = {name: BEHAVIOUR[name](trial.states, trial.actions, zones) for name in tell}
+    return replace(trial, told=found)
 
 
 def _hard(line: Played | None) -> Array | None:

@@ -20,6 +20,7 @@ from jepa_video.agent.trials import Clock, Played, Trial
 from jepa_video.envs.base import Array
 from jepa_video.evaluation.intervals import bootstrap_accuracy, paired_difference, wilson
 
+SHARES: Final = ("success", "at_end")  # measures that are 0 or 1; of the others there are means
 QUANTILES: Final = {"low": 0.1, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "high": 0.9}
 
 
@@ -42,10 +43,12 @@ class Row:
     beside: bool = False
 
     def values(self, measure: str) -> Array:
-        """`success`, `at_end`, `steps` or `total` of every trial, float `S N`."""
-        return np.array(
-            [[float(getattr(trial, measure)) for trial in one.trials] for one in self.played]
-        )
+        """`success`, `at_end`, `steps`, `total` or what else is told of trials, float `S N`."""
+
+        def of(trial: Trial) -> float:
+            return trial.told[measure] if measure in trial.told else float(getattr(trial, measure))
+
+        return np.array([[of(trial) for trial in one.trials] for one in self.played])
 
 
 def pooled(rows: Sequence[Row], name: str) -> Row:
@@ -54,10 +57,10 @@ def pooled(rows: Sequence[Row], name: str) -> Row:
     return Row(name, rows[0].policy, played, tuple(c for row in rows for c in row.checkpoints))
 
 
-def measures_of(tells_success: bool, to_the_end: bool) -> list[str]:
-    """What rows are compared by."""
+def measures_of(tells_success: bool, to_the_end: bool, more: Sequence[str] = ()) -> list[str]:
+    """What rows are compared by: shares first, then the return, then what else is asked for."""
     shares = ["success", *(["at_end"] if to_the_end else [])] if tells_success else []
-    return [*shares, "total"]
+    return [*shares, "total", *more]
 
 
 def row_figures(row: Row, measures: Sequence[str], hard: Array | None) -> dict[str, Any]:
@@ -72,13 +75,13 @@ def row_figures(row: Row, measures: Sequence[str], hard: Array | None) -> dict[s
     found["checkpoints"] = list(row.checkpoints)
     found["episodes"] = row.values("steps").size
     for measure in measures:
-        if measure != "total":
-            values = row.values(measure)
-            found[measure] = share(values)
-            if hard is not None:
-                found[f"{measure}_not_straight"] = share(values[:, hard])
-    total = row.values("total")
-    found["total"] = asdict(bootstrap_accuracy(total)) | _range(total)
+        values = row.values(measure)
+        if measure not in SHARES:
+            found[measure] = asdict(bootstrap_accuracy(values)) | _range(values)
+            continue
+        found[measure] = share(values)
+        if hard is not None:
+            found[f"{measure}_not_straight"] = share(values[:, hard])
     found["steps_to_goal"] = steps_to_goal([t for one in row.played for t in one.trials])
     found["decision"] = decision_time(row.played)
     found["modes"] = _modes(row.played)

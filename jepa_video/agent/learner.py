@@ -66,7 +66,7 @@ class AgentLearner(L.LightningModule):
             what is imagined), or `auto`: ways where the goal alone counts.
         source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
             cost and critic through the world model), `data` (actions of memory, by relabelling:
-            the goal is where they led).
+            the goal is where they led, a step later or some; Ghosh et al. 2021, GCSL).
         correct: share of all steps, at the beginning, in which the dynamics are corrected.
         planned: states of a batch that plans are tried in, once the dynamics stand still.
         candidates: actions that are tried in each of them.
@@ -357,8 +357,8 @@ class AgentLearner(L.LightningModule):
             tried, goal = reaction.sample(1, draw), batch["goal"] if self.goal else None
             return self.outcome(state, goal, tried, draw).mean()
         if self.source == "data":
-            reached = batch["next"] if self.goal else None
-            return -self.policy.on(state, reached).log_likelihood(batch["action"]).mean()
+            aim = reached(batch) if self.goal else None
+            return -self.policy.on(state, aim).log_likelihood(batch["action"]).mean()
         chosen = actions[torch.arange(len(best), device=best.device), best]
         return self.shown(batch) - reaction.log_likelihood(chosen).mean()
 
@@ -429,3 +429,9 @@ class AgentLearner(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counter."""
         self.draws = checkpoint["agent_learner"]["draws"]
+
+
+def reached(batch: dict[str, Tensor]) -> Tensor:
+    """Where actions of memory led: the goal, where its episode was there later, else `next`."""
+    later: Tensor = torch.where(batch["ahead"][:, None, None] > 0, batch["goal"], batch["next"])
+    return later

@@ -58,6 +58,20 @@ class Lessons(NamedTuple):
         added: Tensor = share @ self.values
         return added.flatten(0, 1)
 
+    def surprise(self, state: Tensor, action: Tensor) -> Tensor:
+        """How far off the world model is expected to be there, `N` of 0 to 1; rows as in `of`.
+
+        The mean of what was felt at such moments, `1 - exp(-|came - told|^2 / 2 reach^2)`, each
+        as near as it is, and of one moment of which nothing is known, which counts as 1.
+        """
+        batch, _, width = self.keys.shape
+        asked = keys(state, action, self.reach).view(batch, -1, width)
+        near = (-torch.cdist(asked, self.keys).square() / TEMPERATURE).exp()
+        near = near * self.filled[:, None]
+        felt = 1 - (-self.values.square().sum(-1) / (2 * self.reach**2)).exp()
+        told: Tensor = (1 + (near * felt[:, None]).sum(-1)) / (1 + near.sum(-1))
+        return told.flatten()
+
 
 def keys(state: Tensor, action: Tensor, reach: float) -> Tensor:
     """States `... D` and actions `... A` as keys `... K`."""

@@ -11,7 +11,7 @@ success. With it "at some time" and "at the end" can differ, without it they are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 from typing import Any, Final, Protocol, runtime_checkable
@@ -98,6 +98,7 @@ class Trial:
         goal: float32 `S`, or None.
         modes: of each decision; empty where the policy does not explain itself.
         imagined: the plan behind each decision, each `H+1 S`; empty likewise.
+        told: what else was measured of it, see `behaviour.py`.
     """
 
     seed: int
@@ -111,6 +112,7 @@ class Trial:
     goal: Array | None
     modes: list[str]
     imagined: list[Array]
+    told: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from jepa_video.agent.figures import SHARES
 from jepa_video.evaluation.charts import number
 
-NAMES: Final = {"success": "solved", "at_end": "solved at the end", "total": "return"}
+NAMES: Final = {
+    "success": "solved", "at_end": "solved at the end", "total": "return", "effort": "effort",
+    "places": "places", "zone": "time in zones",
+}  # fmt: skip
 NONE: Final = "\N{EN DASH}"
 
 Told = Mapping[str, Any]
@@ -34,7 +38,7 @@ def rule_of(told: Told) -> str:
 
 def headline(told: Told) -> str:
     """What the policies reach, in one sentence: first those that are asked about."""
-    measure = told["measures"][-2] if len(told["measures"]) > 1 else "total"
+    measure = [*shares_of(told), "total"][max(len(shares_of(told)) - 1, 0)]
     several = {row["policy"] for row in told["rows"] if len(row["checkpoints"]) > 1}
     rows = [
         row for row in told["rows"] if len(row["checkpoints"]) != 1 or row["policy"] not in several
@@ -44,6 +48,16 @@ def headline(told: Told) -> str:
     return f"{NAMES[measure].capitalize()}{unit and ','}{unit}: {'; '.join(parts)}."
 
 
+def shares_of(told: Told) -> list[str]:
+    """The measures that are shares of the episodes."""
+    return [measure for measure in told["measures"] if measure in SHARES]
+
+
+def means_of(told: Told) -> list[str]:
+    """Those that are means over them."""
+    return [measure for measure in told["measures"] if measure not in SHARES]
+
+
 def _is_beside(row: Told) -> bool:
     return bool(row["beside"])
 
@@ -51,31 +65,29 @@ def _is_beside(row: Told) -> bool:
 def headings(told: Told) -> list[str]:
     """Of the columns of the table."""
     columns = ["policy"]
-    for measure in told["measures"]:
-        if measure == "total":
-            continue
+    for measure in shares_of(told):
         columns.append(f"{NAMES[measure]}, %")
         if told["not_solved_by_straight"] is not None:
             columns.append(f"of the {told['not_solved_by_straight']} hard")
     if len(columns) > 1:
         columns.append("steps to goal")
-    columns += ["return", "ms a decision (95 %)", "ms alone (95 %)"]
+    columns += [NAMES[measure] for measure in means_of(told)]
+    columns += ["ms a decision (95 %)", "ms alone (95 %)"]
     return [*columns, "planner"] if _has_facts(told) else columns
 
 
 def cells(told: Told, row: Told) -> list[str]:
     """Of a row, in the order of `headings`."""
     found = [row["name"]]
-    for measure in told["measures"]:
-        if measure == "total":
-            continue
+    for measure in shares_of(told):
         found.append(told_share(row[measure]))
         if told["not_solved_by_straight"] is not None:
             found.append(told_share(row[f"{measure}_not_straight"]))
     if len(found) > 1:
         found.append(told_steps(row["steps_to_goal"]))
     time = row["decision"]
-    found += [told_mean(row["total"]), told_time(time), told_time(time.get("alone"))]
+    found += [told_mean(row[measure]) for measure in means_of(told)]
+    found += [told_time(time), told_time(time.get("alone"))]
     return [*found, told_facts(row)] if _has_facts(told) else found
 
 
@@ -131,7 +143,7 @@ def _plain(value: Any) -> str:
 
 def told_gap(gap: Told) -> str:
     """A paired difference."""
-    share = gap["measure"] != "total"
+    share = gap["measure"] in SHARES
     values = [(100 if share else 1) * gap[key] for key in ("value", "low", "high")]
     value, low, high = (f"{v:+.1f}" if share else f"{'+' * (v > 0)}{number(v)}" for v in values)
     unit = " points" if share else ""

@@ -41,6 +41,9 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which
   --batch N                 episodes that are played together; no figure depends on it
+  --tell effort,places,zone what else is measured of each episode: mean square of the actions, cells
+                            of 4 pixels it was in, share of its time in the boxes of --zones, or of
+                            --watched '[{low: [8, 30], high: [20, 45]}]', which cost nothing
   --to_the_end BOOL         play on after a success, to the budget
   --tasks eb                of TwoRooms: EB-JEPA's own 20 tasks under its rule
   --out DIR --name NAME     folder of the result; runs/eval-NAME if not given
@@ -64,6 +67,8 @@ class _Asked:
     policies: list[str]
     beside: list[str]
     checkpoints: list[str]
+    tell: list[str]
+    watched: list[Any]  # zones that time is measured in
     own: dict[str, Any]  # what is given in place of the agents' own: weights, zones, memory, search
 
 
@@ -109,6 +114,8 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--episodes", type=int, default=200, help="held-out episodes")
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
     parser.add_argument("--batch", type=int, default=50, help="episodes played together")
+    parser.add_argument("--tell", type=str | None, help="what else is measured")
+    parser.add_argument("--watched", type=list[Zone] | None, help="boxes time is measured in")
     parser.add_argument("--to_the_end", type=bool | None, help="play on after a success")
     parser.add_argument("--tasks", type=Literal["eb"] | None, help="tasks of somebody else")
     parser.add_argument("--out", type=str | None, help="folder of the result")
@@ -155,17 +162,26 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
     if checkpoints and not trained:
         raise UserError(f"--checkpoint needs a --policy of {', '.join(AGENT)}")
     settings = {name: getattr(config, name) for name in names}
-    return _Asked(config, settings, policies, beside, checkpoints, _own(config, checkpoints))
+    own = _own(config, checkpoints)
+    watched = _boxes(config.watched) or own.get("zones", [])
+    tell = [*_listed(config.tell)]
+    return _Asked(config, settings, policies, beside, checkpoints, tell, watched, own)
+
+
+def _boxes(given: Any) -> list[Any]:
+    """Zones as they are, of what the parser made."""
+    from ..agent.task import Zone
+
+    return [Zone(**vars(zone)) for zone in given or ()]
 
 
 def _own(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
     """What is given in place of the agents' own, as `Agent.load` takes it."""
     from ..agent.actor import Search
-    from ..agent.task import Zone
 
     told: dict[str, Any] = {} if config.cost is None else {"weights": dict(config.cost)}
     if config.zones is not None:
-        told["zones"] = [Zone(**vars(zone)) for zone in config.zones]
+        told["zones"] = _boxes(config.zones)
     told |= {} if config.memory is None else {"memory": config.memory}
     if config.search is not None:
         Search().but(config.search)  # says what is wrong, before anything is loaded
@@ -207,8 +223,9 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
     one = make_batch(config.env, 1, **asked.settings)
     found = evaluate(
-        env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one
-    )
+        env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one,
+        asked.tell, asked.watched,
+    )  # fmt: skip
     told = {
         "env": config.env,
         "settings": asked.settings | {"budget": env.budget},
@@ -217,6 +234,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "to_the_end": to_the_end,
         "cost": config.cost,
         "zones": [asdict(zone) for zone in asked.own.get("zones", [])],
+        "watched": [asdict(zone) for zone in asked.watched],
         "memory": config.memory,
         "search": config.search,
         "command": shlex.join(["jepa-video", "agent", "eval", *words]),

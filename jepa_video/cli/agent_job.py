@@ -16,7 +16,7 @@ from ..agent.actor import Search, planner_of
 from ..agent.bank import BankData, encoded
 from ..agent.chart import Chart
 from ..agent.configurator import doubts
-from ..agent.cost import IntrinsicCost, refuse_cost
+from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
 from ..agent.rounds import Field, Rounds, Row, Table, round_words
@@ -82,6 +82,11 @@ class AgentJob(TrainingJob):
         goal, norm = _of_environment(facts.env, facts.settings)
         norm = self._norm(norm)
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
+        if weights.get(CURIOSITY):
+            raise UserError(
+                "the cost curiosity is of what an episode has taught, and agent fit learns from "
+                "all of them: give it with agent eval --cost"
+            )
         zones = tuple(self.made.zones)
         refuse_cost(weights, zones, goal, facts.state_size, facts.state_names)
         device = self.device

@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 
 from jepa_video.agent.bank import Bank
 from jepa_video.agent.cost import IntrinsicCost
-from jepa_video.agent.learner import AgentLearner
+from jepa_video.agent.learner import AgentLearner, reached
 from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.task import Zone
 from jepa_video.errors import UserError
@@ -442,6 +442,12 @@ def test_every_source_of_the_policy_trains_it(source, discrete):
         assert any(p.grad.any() for p in part.parameters())
     assert all(p.grad is None for p in learner.target.parameters())
     assert all(p.grad is None for p in learner.world.parameters())
+
+
+def test_actions_of_memory_are_those_of_where_its_episode_was_later_or_of_the_next_state():
+    goal, after = torch.zeros(3, 1, 2), torch.ones(3, 1, 2)
+    told = reached({"goal": goal, "next": after, "ahead": torch.tensor([4, 0, -1])})
+    assert told.flatten(1).mean(1).tolist() == [0, 1, 1]
 
 
 def test_the_slope_of_the_critic_leads_the_policy_to_the_goal():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_video.agent.cost import foreseen
+from jepa_video.agent.cost import IntrinsicCost, WorldCost, foreseen
 from jepa_video.agent.lessons import ACTION, TEMPERATURE, Notebook, Taught
-from jepa_video.agent.task import Situation
+from jepa_video.agent.task import Situation, Task
+from jepa_video.errors import UserError
 from jepa_video.models.latent import GaussianLatent
 from tests.agent.test_agent import KINDS, SEARCH, SEEDS, agent, of, pictures, played
 from tests.agent.tiny_agent import moving_world, world
@@ -41,6 +42,37 @@ def test_without_a_lesson_the_world_model_alone_is_believed():
     assert empty.of(torch.randn(6, 2), torch.randn(6, 2)).abs().max() == 0
     far = noted().now().of(torch.full((1, 2), 9.0), torch.tensor([[1.0, 0.0]]))
     assert far.abs().max() == 0
+
+
+def test_what_is_known_is_no_surprise_and_what_was_wrong_is_one():
+    empty = Notebook(2, 4, 2, 2, 0.5).now()
+    assert (empty.surprise(torch.randn(6, 2), torch.randn(6, 2)) == 1).all()
+    notebook, action = noted(), torch.tensor([[1.0, 0.0]])
+    place = torch.tensor([[[3.0, 0.0]]])
+    notebook.write(place, action, place, place)
+    asked = torch.tensor([[0.0, 0.0], [3.0, 0.0], [9.0, 9.0], [3.0, 0.2]])
+    told = notebook.now().surprise(asked, action.expand(4, -1))
+    near = np.exp(-((0.2 / 0.5) ** 2) / TEMPERATURE)
+    felt = 1 - np.exp(-1 / (2 * 0.5**2))
+    expected = torch.tensor([(1 + felt) / 2, 1 / 2, 1, 1 / (1 + near)]).float()
+    torch.testing.assert_close(told, expected)
+
+
+def test_curiosity_costs_a_plan_what_it_knows_of_each_of_its_steps():
+    model, lessons = moving_world(action_size=2), noted().now()
+    cost = WorldCost(model, IntrinsicCost(0.5, 2, model.read), None, 0.9)
+    actions = torch.tensor([[1.0, 0.0], [0.0, 0.4]]).expand(1, 3, 2, 2).contiguous()
+    now = Situation(torch.zeros(1, 1, 1, 2), torch.zeros(1, 0, 2), lessons)
+    task, future = Task(None, {"curiosity": 2.0}), cost.imagined(now, actions)
+    begin = torch.cat((torch.zeros(1, 3, 1, 2), future[:, :, 0]), 2)  # B S H D
+    known = 1 - lessons.surprise(begin.flatten(0, 2), actions.flatten(0, 2)).view(1, 3, 2)
+    told = cost.parts(now, future, actions, task)
+    assert list(told) == ["curiosity"] and known[0, 0, 0] > 0.005
+    torch.testing.assert_close(told["curiosity"], 2 * (known * torch.tensor([1, 0.9])).sum(-1))
+    with pytest.raises(UserError, match="search.lessons must be above 0"):
+        cost(now._replace(lessons=None), actions, task)
+    with pytest.raises(UserError, match="curiosity is of what an episode has taught: give"):
+        agent("mode2", weights={"curiosity": 1.0})
 
 
 def test_each_environment_has_its_own_lessons_and_keeps_them_in_a_part_of_the_batch():

@@ -123,6 +123,14 @@ def test_a_plan_that_leaps_costs_what_it_is_too_long_by():
     torch.testing.assert_close(parts["leap"], LEAP * over)
     assert parts["leap"].max() > 0
     torch.testing.assert_close(cost(situation, actions, task), sum(parts.values()))
+    # What it foretells is the cost of the goal, which counts as much as the goal does.
+    future = cost.imagined(situation, actions)
+    for weight in (0.0, 2.0):
+        other = Task(task.goal, {"goal": weight, "effort": 1.0})
+        told = cost.parts(situation, future, actions, other)
+        assert set(told) == {"effort", *(["goal", "critic", "leap"] if weight else [])}
+        for name in set(told) - {"effort"}:
+            torch.testing.assert_close(told[name], weight * parts[name])
 
 
 @pytest.mark.parametrize("source", ["plans", "critic", "data"])
@@ -135,6 +143,7 @@ def test_first_the_critic_learns_alone_then_the_policy_too(source):
     state, goal = torch.randn(2, 20, 1, 3).unbind(0)
     actions = torch.rand(20, 3) * 2 - 1
     given = {"state": state, "goal": goal, "next": state + actions[:, None], "action": actions}
+    given["ahead"] = torch.full((20,), 4)
     for step, acts in ((2, False), (5, False), (6, True), (9, True)):  # of 10
         on_trainer(learner, step).zero_grad()
         learner.training_step(given, 0)["loss"].backward()
