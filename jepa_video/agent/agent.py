@@ -28,6 +28,7 @@ from ..training.world_model import WorldModel
 from .actor import Actor, Search
 from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrifty, doubts
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
+from .itinerary import Itinerary
 from .lessons import Notebook
 from .level2 import Ahead
 from .memory import Moments
@@ -164,7 +165,7 @@ class Agent:
         self.perception.reset()
         if self.ahead is not None:
             self.ahead.reset()
-        self.goal: Tensor | None = None
+        self.itinerary: Itinerary | None = None
         self.plan_now: Plan | None = None
         self.age = torch.zeros(batch, dtype=torch.long)  # decisions since the plan was made
         self.over = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -176,10 +177,14 @@ class Agent:
         self._last: tuple[Setting, Situation, Tensor] | None = None
 
     def act(self, observation: Observation) -> Array:
-        """Actions `B A` in [-1, 1], or whole numbers `B`, for a batch of observations."""
+        """Actions `B A` in [-1, 1], or whole numbers `B`, for a batch of observations.
+
+        Of the first one the goal is read: a picture `B H W 3`, or `B G H W 3`, sub-goals in their
+        order of which the last is the goal.
+        """
         state = self.perception.see(observation["pixels"], observation.get("felt"))
         if self.time == 0:
-            self.goal = self._goal(observation)
+            self.itinerary = self._itinerary(observation)
             if not self.seeds:
                 self._begin_unseeded(len(state))
         self._learn(state)
@@ -208,18 +213,28 @@ class Agent:
         """Plan no more, until the next reset, for the episodes that are over, bool `B`."""
         self.over = torch.from_numpy(over).to(self.device)
 
-    def _goal(self, observation: Observation) -> Tensor | None:
+    def _itinerary(self, observation: Observation) -> Itinerary | None:
         if not self.mind.goal:
             return None
         if "goal" not in observation:
             raise UserError("this agent was made for goals, and the environment shows none")
-        return self.perception.picture(observation["goal"], observation.get("goal_felt"))
+        pictures, felt = observation["goal"], observation.get("goal_felt")
+        listed = pictures if pictures.ndim == 5 else pictures[:, None]
+        last = listed.shape[1] - 1
+        each = [
+            self.perception.picture(listed[:, i], felt if i == last else None)
+            for i in range(last + 1)
+        ]
+        return Itinerary(torch.stack(each, 1), self.world.state.aim, self.mind.reach)
 
     def _aim(self, state: Tensor) -> Tensor | None:
         """The goal, or the sub-goal on the way to it."""
-        if self.ahead is None or self.goal is None:
-            return self.goal
-        return self.ahead.aim(state, self.goal, lambda which: self._draws(which, self.time, AHEAD))
+        if self.itinerary is None:
+            return None
+        goal = self.itinerary.aim(state)
+        if self.ahead is None:
+            return goal
+        return self.ahead.aim(state, goal, lambda which: self._draws(which, self.time, AHEAD))
 
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]

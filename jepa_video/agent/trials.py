@@ -65,21 +65,27 @@ class Tasks:
         seeds: one for each episode.
         rows: tasks `N K` to play in place of the seeds' own; `World` alone takes them.
         replaced: how many were solved at the start and gave way to the next seeds.
+        via: pictures of places on the way, uint8 `N G H W 3`, shown before that of the goal.
     """
 
     seeds: list[int]
     rows: Array | None = None
     replaced: int = 0
+    via: Array | None = None
 
     def chosen(self, which: Sequence[int]) -> Tasks:
         """Some of them, in that order."""
-        rows = None if self.rows is None else self.rows[list(which)]
-        return Tasks([self.seeds[i] for i in which], rows)
+        rows, via = (None if part is None else part[list(which)] for part in (self.rows, self.via))
+        return Tasks([self.seeds[i] for i in which], rows, via=via)
 
     def begin(self, env: BatchEnv) -> tuple[Observation, Told]:
         """Begin them in an environment of as many."""
         options = None if self.rows is None else {"tasks": self.rows}
-        return env.reset(seed=list(self.seeds), options=options)
+        observation, told = env.reset(seed=list(self.seeds), options=options)
+        if self.via is not None:
+            way = np.concatenate((self.via, observation["goal"][:, None]), axis=1)
+            observation = {**observation, "goal": way}
+        return observation, told
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def rule_of(told: Told) -> str:
     ends = f"at most {budget} steps" if told["measures"] == ["total"] else ends
     text = f"{told['env']}: {told['episodes']} {which}, {ends}"
     text += f" ({own})" if own else ""
+    text += f"; sub-goals: {told['via']} pictures of the scripted way" if told["via"] else ""
     replaced = told["solved_at_start_replaced"]
     if replaced:
         text += f"; {replaced} that were solved at the start gave way to the next"

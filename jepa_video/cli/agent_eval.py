@@ -44,6 +44,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --tell effort,places,zone what else is measured of each episode: mean square of the actions, cells
                             of 4 pixels it was in, share of its time in the boxes of --zones, or of
                             --watched '[{low: [8, 30], high: [20, 45]}]', which cost nothing
+  --via N                   pictures of places on the scripted way that are shown beside the goal's
+                            as sub-goals, in their order; 0 if not given
   --to_the_end BOOL         play on after a success, to the budget
   --tasks eb                of TwoRooms: EB-JEPA's own 20 tasks under its rule
   --out DIR --name NAME     folder of the result; runs/eval-NAME if not given
@@ -116,6 +118,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--batch", type=int, default=50, help="episodes played together")
     parser.add_argument("--tell", type=str | None, help="what else is measured")
     parser.add_argument("--watched", type=list[Zone] | None, help="boxes time is measured in")
+    parser.add_argument("--via", type=int, default=0, help="sub-goals that are shown")
     parser.add_argument("--to_the_end", type=bool | None, help="play on after a success")
     parser.add_argument("--tasks", type=Literal["eb"] | None, help="tasks of somebody else")
     parser.add_argument("--out", type=str | None, help="folder of the result")
@@ -203,6 +206,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     from .. import heap
     from ..agent.eval_files import write_evaluation
     from ..agent.evaluate import evaluate
+    from ..agent.guide import guided
     from ..agent.trials import Tasks, choose_tasks
     from ..envs.registry import make_batch
     from ..envs.rollout import HELD_OUT, seeds_of
@@ -220,6 +224,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         tasks = choose_tasks(env, config.episodes, config.seed)
     else:
         tasks = Tasks(seeds_of(config.seed, config.episodes, HELD_OUT), eb_tasks())
+    tasks = guided(env, tasks, config.via)
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
     one = make_batch(config.env, 1, **asked.settings)
     found = evaluate(
@@ -231,6 +236,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "settings": asked.settings | {"budget": env.budget},
         "seed": config.seed,
         "tasks": config.tasks or "held-out seeds",
+        "via": config.via,
         "to_the_end": to_the_end,
         "cost": config.cost,
         "zones": [asdict(zone) for zone in asked.own.get("zones", [])],

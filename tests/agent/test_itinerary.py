@@ -1,0 +1,82 @@
+"""Claims of sub-goals that are given: one after the other, and of the way that was shown."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_video.agent.guide import guided
+from jepa_video.agent.itinerary import Itinerary
+from jepa_video.agent.trials import choose_tasks, play_trials, replay
+from jepa_video.cli import main
+from jepa_video.envs import make_batch
+from jepa_video.envs.policies import make_policy
+from jepa_video.errors import UserError
+from tests.agent.test_agent import SEEDS, agent, pictures
+
+
+def test_the_next_goal_is_aimed_at_once_the_last_one_is_reached_and_never_one_before():
+    goals = torch.tensor([[0.0, 5.0, 9.0], [0.0, 5.0, 9.0]])[..., None, None].expand(2, 3, 1, 3)
+    way = Itinerary(goals, 2, 1.0)  # the third number says nothing of where it is
+    seen = []
+    for here in ([3.0, 0.5], [0.5, 4.0], [0.5, 4.8], [9.0, 0.1], [5.2, 8.9], [4.0, 9.0]):
+        state = torch.tensor(here)[:, None, None].expand(2, 1, 3).clone()
+        state[..., 2] = 100.0
+        seen.append(way.aim(state)[:, 0, 0].tolist())
+    assert [row[0] for row in seen] == [0.0, 5.0, 5.0, 5.0, 9.0, 9.0]
+    assert [row[1] for row in seen] == [5.0, 5.0, 9.0, 9.0, 9.0, 9.0]
+
+
+def test_an_agent_that_is_shown_a_list_does_as_one_that_is_shown_its_first_picture():
+    shows = pictures(3, steps=1)[0]
+    other = np.roll(shows["goal"], 1, axis=0)
+    alone, listed, last = (agent("mode2") for _ in range(3))
+    for one in (alone, listed, last):
+        one.reset(SEEDS)
+    listing = {**shows, "goal": np.stack((shows["goal"], other), axis=1)}
+    with_it = listed.act(listing)
+    np.testing.assert_array_equal(with_it, alone.act(shows))
+    assert np.abs(with_it - last.act({**shows, "goal": other})).max() > 1e-3
+    np.testing.assert_array_equal(listed.explain().sub_goal, alone.explain().sub_goal)
+
+
+def test_the_pictures_are_those_of_the_scripted_way_whatever_the_batch():
+    env = make_batch("Rooms", 4, budget=60)
+    tasks = choose_tasks(env, 6, 0)
+    found = guided(env, tasks, 2)
+    again = guided(make_batch("Rooms", 6, budget=60), tasks, 2)
+    np.testing.assert_array_equal(found.via, again.via)
+    six = make_batch("Rooms", 6, budget=60)
+    trials = play_trials(six, make_policy("scripted", six), tasks).trials
+    frames, _ = replay(six, tasks, trials)
+    for shown, whole in zip(found.via, frames, strict=True):
+        assert len(shown) == 2 and len(whole) > 4
+        third = (len(whole) - 1) / 3
+        np.testing.assert_array_equal(shown[0], whole[round(third)])
+        np.testing.assert_array_equal(shown[1], whole[round(2 * third)])
+    first, _ = found.chosen([5, 0]).begin(make_batch("Rooms", 2, budget=60))
+    np.testing.assert_array_equal(first["goal"][:, :2], found.via[[5, 0]])
+    plain, _ = tasks.chosen([5, 0]).begin(make_batch("Rooms", 2, budget=60))
+    np.testing.assert_array_equal(first["goal"][:, 2], plain["goal"])
+
+
+def test_without_a_way_to_show_it_says_so(monkeypatch):
+    env = make_batch("TwoRooms", 2)
+    tasks = choose_tasks(env, 2, 0)
+    assert guided(env, tasks, 0) is tasks
+    with pytest.raises(UserError, match="via must be 0 or more, not -1"):
+        guided(env, tasks, -1)
+    monkeypatch.setattr(env, "has", lambda name: False)
+    with pytest.raises(UserError, match="the scripted way to a goal; TwoRooms has none"):
+        guided(env, tasks, 1)
+
+
+def test_the_command_says_what_was_shown(tmp_path, capsys):
+    words = "agent eval --env TwoRooms --policy scripted --episodes 4 --batch 2 --budget 40 --via 2"
+    assert main([*words.split(), "--beside", "none", "--out", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert told["via"] == 2 and "2 pictures of the scripted way" in told["rule"]
+    assert told["rows"][0]["success"]["hits"] == 4
