@@ -12,7 +12,7 @@ plans through the world model for the lowest cost, and memory keeps what was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from ..training.world_model import WorldModel
 from .actor import Actor, Search
 from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrifty, doubts
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
+from .explain import Explanation, explained
 from .itinerary import Itinerary
 from .lessons import Notebook
 from .level2 import Ahead
@@ -44,33 +45,6 @@ PLAN, AHEAD = 11, 15  # streams of the planners' draws, beside those of an episo
 MODES: Final = ("mode1", "mode2", "auto", "learned")
 # Without a critic the horizon has to reach the goal by itself.
 FAR: Final = Search(horizon=24, samples=128, iterations=4, elites=12, colour=2.0, every=2)
-
-
-@dataclass
-class Explanation:
-    """The last decision of each environment.
-
-    Attributes:
-        mode: `mode1` or `mode2`, B of them.
-        sub_goal: the state that was aimed at, read as the environment's, `B S`, or None.
-        terms: what each term adds to the cost of the imagined future, and `critic`, each `B`; their
-            sum is what `WorldCost` gives. Where the world has a latent, with the first draw of z.
-        imagined: the present state and the imagined ones, read as the environment's, `B H+1 S`;
-            None where the episodes told no states.
-        doubt: disagreement of the critic, `B`.
-        remembered: patches of the scene that memory holds, `B`; None without a memory, as are:
-        scene: the picture with what it recalled, uint8 `B H W 3`.
-        recalled: which pixels of it are not seen and were recalled, bool `B H W`.
-    """
-
-    mode: list[str]
-    sub_goal: Array | None
-    terms: dict[str, Array]
-    imagined: Array | None
-    doubt: Array
-    remembered: Array | None = None
-    scene: Array | None = None
-    recalled: Array | None = None
 
 
 class Agent:
@@ -349,25 +323,9 @@ class Agent:
         if self._last is None:
             raise UserError("there is nothing to explain: the agent has not acted yet")
         setting, situation, whole = self._last
-        rows = torch.arange(len(whole))
-        z = self.actor.drawn(situation, self._draws(rows, self.time - 1), 1)
-        future = self.cost.imagined(situation, whole[:, None], z)  # B 1 H P D
-        parts = self.cost.parts(situation, future, whole[:, None], setting.task)
-        told = {name: part[:, 0].cpu().numpy() for name, part in parts.items()}
-        imagined, aimed = None, None
-        if self.world.facts.state_size:
-            path = torch.cat((situation.known[:, -1:], future[:, 0]), 1)
-            imagined = self.world.read(path, "state").cpu().numpy()
-            if setting.task.goal is not None:
-                aimed = self.world.read(setting.task.goal, "state").cpu().numpy()
-        modes = ["mode2" if plans else "mode1" for plans in setting.plans.tolist()]
-        known = Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy())
-        scene = self.perception.scene
-        if scene is None or scene.store is None:
-            return known
-        known.remembered = scene.store.count.numpy()
-        known.scene, known.recalled = scene.completed.numpy(), scene.recalled.numpy()
-        return known
+        draws = self._draws(torch.arange(len(whole)), self.time - 1)
+        z = self.actor.drawn(situation, draws, 1)
+        return explained(setting, situation, whole, z, self.cost, self.perception.scene)
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -248,7 +248,7 @@ def test_what_is_explained_begins_now_and_adds_up_to_what_the_planner_was_told(m
         np.testing.assert_allclose(told.imagined[:, 0], now, atol=1e-5)
         assert told.imagined.shape == (3, SEARCH.horizon + 1, 2)
         assert set(told.terms) == {"goal", "effort", "critic"}
-        aimed = one.world.read(one.goal, "state").numpy()
+        aimed = one.world.read(one.itinerary.goals[:, -1], "state").numpy()
         np.testing.assert_allclose(told.sub_goal, aimed, atol=1e-5)
         assert told.mode == [mode] * 3
         if mode == "mode2" and not one.world.latent.dim:
@@ -309,7 +309,7 @@ def test_what_it_feels_is_part_of_its_states_as_it_was_when_they_were_learned(
     # Its goal is felt too: it stands still there.
     still = torch.from_numpy(np.stack([observation["goal"]] * frames, 1)).permute(0, 1, 4, 2, 3)
     felt = torch.from_numpy(np.stack([told["goal_state"]] * frames, 1))
-    torch.testing.assert_close(one.goal, model.encode(still, felt)[:, -1])
+    torch.testing.assert_close(one.itinerary.goals[:, -1], model.encode(still, felt)[:, -1])
 
 
 def of_frames(count: int) -> dict:
@@ -324,7 +324,7 @@ def test_a_goal_whose_feeling_nobody_tells_feels_as_memory_does_on_average():
     one.act(seen | {"felt": np.zeros((2, 2), np.float32)})
     goal = torch.from_numpy(seen["goal"]).permute(0, 3, 1, 2)[:, None]
     usual = one.world.encode(goal, torch.tensor([[[5.0, 9.0]]] * 2))[:, 0]
-    torch.testing.assert_close(one.goal, usual)
+    torch.testing.assert_close(one.itinerary.goals[:, -1], usual)
 
 
 def test_pictures_of_another_size_are_squashed_as_those_of_episodes_are():

@@ -220,8 +220,8 @@ def test_who_stands_at_the_goal_has_its_vector_whatever_is_remembered():
     there = {"pixels": env.paint(env.state, np.arange(3)), "goal": seen["goal"]}
     one.act(there)
     assert one.explain().recalled.any((1, 2)).all()
-    torch.testing.assert_close(one.known[-1][..., :aim], one.goal[..., :aim])
-    assert not torch.allclose(one.known[-1], one.goal)
+    torch.testing.assert_close(one.known[-1][..., :aim], one.itinerary.goals[:, -1][..., :aim])
+    assert not torch.allclose(one.known[-1], one.itinerary.goals[:, -1])
 
 
 # -- the agent -------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_its_moments_are_states_actions_and_what_they_cost():
     for frame in part:
         action = torch.from_numpy(one.act({"pixels": frame, "goal": part[-1]}))
         done.append((one.known[-1], action))
-        task = Task(one.goal, one.mind.weights)
+        task = Task(one.itinerary.goals[:, -1], one.mind.weights)
         costs.append(one.cost.intrinsic(one.known[-1], action, task))
     assert one.moments.times.sort(1).values.tolist() == [list(range(4, 10))] * 3
     told = one.moments.read(torch.arange(4, 10).expand(3, -1))
