@@ -538,6 +538,7 @@ WRONG_AGENTS = [
     (["--learn.discount", "1"], "discount must be between 0 and 1, not 1.0"),
     (["--learn.learning_rate", "-1"], "learn.learning_rate must be 0 or more, not -1"),
     (["--learn.momentum", "2"], "learn.momentum must be from 0 to 1, not 2"),
+    (["--search.levels", "2"], "search.levels 2 needs a level 2, which learn.stride 1 or more"),
     (["--learn.hidden", "0"], "learn.hidden must be 1 or more, not 0"),
     (["--cost", "{{speed: 1}}"], "there is no cost 'speed'; there are goal, distance"),
     (["--cost", "{{goal: 0}}"], "there is nothing to judge by"),

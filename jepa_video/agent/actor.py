@@ -21,6 +21,7 @@ from .tried import AGAINST, Tried
 
 Risk = Literal["expected", "worst"]
 
+MEAN = 8  # draws of z whose mean stands for all, where none is to be looked at by itself
 PROPOSALS = 6  # sequences that the policy proposes to a planner
 OTHERS = 48  # actions that a reaction may turn to where its own was tried in vain
 
@@ -132,6 +133,7 @@ class Actor:
         facts = cost.world.facts
         self.cost, self.search, self.policy = cost, search, policy
         self.planner = planner_of(search, facts.action_size, facts.discrete, norm)
+        self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.others = ways_out(facts.action_size, facts.discrete, norm)
 
     @torch.no_grad()
@@ -143,6 +145,8 @@ class Actor:
         assert self.policy is not None
         reaction = self.policy.on(state, task.goal if self.policy.goal else None)
         best = reaction.best()
+        if self.limits is not None:  # a corner of the box is longer than the norm
+            best = self.limits.clip(best)
         if tried is None:
             return best
         others = self.others.to(best).expand(len(best), -1, -1)
@@ -162,7 +166,7 @@ class Actor:
     ) -> Plan:
         """Mode 2: a plan for each environment, begun with the last one and the policy's guesses."""
         cost: Cost = self.cost
-        z = self.drawn(situation, generators, max(self.search.futures, 1))
+        z = self.drawn(situation, generators, self.search.futures or MEAN)
         if z is not None:
             judged = z if self.search.futures else z.mean(1, keepdim=True)
             cost = OverFutures(self.cost, judged, self.search.risk)

@@ -33,7 +33,7 @@ from .itinerary import Itinerary
 from .lessons import Notebook
 from .level2 import Ahead
 from .memory import Moments
-from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent
+from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent, word_of
 from .perception import Perception
 from .planners.base import Plan, merged
 from .reach import Ways
@@ -58,9 +58,10 @@ class Agent:
             mode 1; with one network, or none, it always plans. `learned`: as mode 2 where it was
             learned that a plan is worth it.
         device: where it computes.
+        word: what a critic of values counts, see `word_of`; nothing for 0.
 
     Attributes:
-        moments: time, state, action and intrinsic cost of the last decisions, as many as
+        moments: time, state, action and cost `goal` of the last decisions, as many as
             `mind.search.tried`; None before the first one, and where that is 0 or the cost has no
             term `goal`.
         notebook: what the world model got wrong in this episode, see `lessons.py`; None where
@@ -74,13 +75,14 @@ class Agent:
         trained: Trained | None = None,
         mode: str = "auto",
         device: torch.device | str = "cpu",
+        word: float = 1.0,
     ) -> None:
         self.device = torch.device(device)
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
         for part in trained.named().values() if trained else ():
             part.to(self.device).eval()
         self.trained = trained
-        self.critic = trained.critic if trained else None
+        self.critic = trained.critic if trained and word else None
         self.policy = trained.policy if trained else None
         if mind.weights.get(CURIOSITY) and not mind.search.lessons:
             raise UserError(
@@ -89,7 +91,7 @@ class Agent:
         names = self.world.facts.state_names
         intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
         final = 1.0 if self.critic is None else 0.0
-        self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final)
+        self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final, word)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)
         self.ahead = self._ahead()
@@ -164,8 +166,7 @@ class Agent:
         self._learn(state)
         self._remember(state)
         task = Task(self._aim(state), self.mind.weights, self.mind.zones)
-        fresh = (self.age == 0).to(self.device)
-        setting = self.configurator.configure(state, task, fresh)
+        setting = self.configurator.configure(state, task)
         setting = replace(setting, plans=setting.plans & ~self.over)
         situation = self._situation()
         whole = self._decide(setting, situation)
@@ -193,12 +194,10 @@ class Agent:
         if "goal" not in observation:
             raise UserError("this agent was made for goals, and the environment shows none")
         pictures, felt = observation["goal"], observation.get("goal_felt")
+        if pictures.ndim == 5 and self.world.felt:
+            raise UserError("this agent feels its state, and nobody tells how sub-goals feel")
         listed = pictures if pictures.ndim == 5 else pictures[:, None]
-        last = listed.shape[1] - 1
-        each = [
-            self.perception.picture(listed[:, i], felt if i == last else None)
-            for i in range(last + 1)
-        ]
+        each = [self.perception.picture(listed[:, i], felt) for i in range(listed.shape[1])]
         return Itinerary(torch.stack(each, 1), self.world.state.aim, self.mind.reach)
 
     def _aim(self, state: Tensor) -> Tensor | None:
@@ -208,7 +207,9 @@ class Agent:
         goal = self.itinerary.aim(state)
         if self.ahead is None:
             return goal
-        return self.ahead.aim(state, goal, lambda which: self._draws(which, self.time, AHEAD))
+        return self.ahead.aim(
+            state, goal, lambda which: self._draws(which, self.time, AHEAD), self.over
+        )
 
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]
@@ -239,8 +240,8 @@ class Agent:
             batch, *shape = state.shape
             sizes = (shape[0], shape[1]), actions.shape[1]
             self.moments = Moments(batch, self.mind.search.tried, *sizes, self.device)
-        cost = self.cost.intrinsic(state, actions, task)
-        self.moments.write(self.time, state, actions, cost)
+        alone = Task(task.goal, {"goal": 1.0})
+        self.moments.write(self.time, state, actions, self.cost.intrinsic(state, actions, alone))
 
     def _situation(self) -> Situation:
         known = torch.stack(self.known, 1)
@@ -249,8 +250,7 @@ class Agent:
         empty = known.new_zeros(len(known), 0, width)
         lessons, tried = None if self.notebook is None else self.notebook.now(), None
         if self.moments is not None:
-            weight = self.mind.weights["goal"]
-            tried = Tried.of(self.moments, self.world.state.aim, self.mind.reach, weight)
+            tried = Tried.of(self.moments, self.world.state.aim, self.mind.reach)
         return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:
@@ -307,6 +307,7 @@ class Agent:
         told |= {"memory": self.mind.memory} if self.mind.memory else {}
         told |= {"tried": search.tried} if search.tried else {}
         told |= {"levels": 2} if self.ahead else {}
+        told |= {"share": search.share} if isinstance(self.configurator, Thrifty) else {}
         if self.mode == "mode1":
             return told
         return told | {
@@ -382,7 +383,8 @@ class Agent:
             if mode == "mode1":
                 raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
             mode = "mode2"
-        return cls(world, told, trained, mode, device)
+        word = 1.0 if mind.ways else word_of(mind, told)
+        return cls(world, told, trained, mode, device, word)
 
 
 def _looks(own: Search, given: Search | Mapping[str, Any] | None) -> Search:

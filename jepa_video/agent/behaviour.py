@@ -61,3 +61,8 @@ def refuse_behaviour(names: Sequence[str], env: BatchEnv, zones: Sequence[Zone])
         )
     if "zone" in names and not zones:
         raise UserError("--tell zone needs boxes: give --zones or --watched")
+    for box in zones:
+        if len(box.low) > env.state_size:
+            raise UserError(
+                f"a zone of {len(box.low)} numbers lies in no state of {env.state_size} numbers"
+            )

@@ -48,8 +48,8 @@ class Configurator(Protocol):
     def begin(self, seeds: Sequence[int]) -> None:
         """Episodes of these seeds begin."""
 
-    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
-        """The setting for states `B P D`; `fresh` tells the environments without a plan so far."""
+    def configure(self, state: Tensor, task: Task) -> Setting:
+        """The setting for states `B P D`."""
 
 
 class Fixed:
@@ -63,7 +63,7 @@ class Fixed:
     def begin(self, seeds: Sequence[int]) -> None:
         """Nothing is kept."""
 
-    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+    def configure(self, state: Tensor, task: Task) -> Setting:
         """See `Configurator`."""
         plans = torch.full(state.shape[:1], self.mode == "mode2", device=state.device)
         return Setting(plans, task, torch.zeros(len(state), device=state.device))
@@ -92,10 +92,11 @@ class Doubtful:
     def begin(self, seeds: Sequence[int]) -> None:
         """See `Configurator`."""
         self.left: list[Tensor] = []  # steps to the goal at the last decisions, B each
+        self.aim: Tensor | None = None  # that goal, or sub-goal
         self.owed = torch.zeros(0)  # decisions that are still to be planned
 
     @torch.no_grad()
-    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+    def configure(self, state: Tensor, task: Task) -> Setting:
         """See `Configurator`."""
         if not isinstance(self.critic, Ways):
             doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
@@ -105,8 +106,16 @@ class Doubtful:
         doubt = self.critic.cost(steps).std(0)
         plans = doubt > self.threshold
         if not self.patient:
+            self._look_at(task.goal)
             plans = plans | self._stuck(steps.mean(0))
         return Setting(plans, task, doubt)
+
+    def _look_at(self, goal: Tensor) -> None:
+        """Where the goal is another one, what was left of the way to the last one says nothing."""
+        if self.aim is not None:
+            other = (goal != self.aim).flatten(1).any(1)
+            self.left = [torch.where(other, torch.inf, left) for left in self.left]
+        self.aim = goal
 
     def _stuck(self, left: Tensor) -> Tensor:
         """Whether the agent does not get on, or did not a moment ago: bool `B`."""
@@ -176,7 +185,7 @@ class Learned:
         """Nothing is kept."""
 
     @torch.no_grad()
-    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+    def configure(self, state: Tensor, task: Task) -> Setting:
         """See `Configurator`."""
         saved = self.worth(state, task.goal if self.worth.look.goal else None)
         return Setting(saved > self.threshold, task, saved)
@@ -202,9 +211,9 @@ class Thrifty:
         self.inner.begin(seeds)
         self.time, self.spent = 0, torch.zeros(0, dtype=torch.long)
 
-    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+    def configure(self, state: Tensor, task: Task) -> Setting:
         """See `Configurator`."""
-        setting = self.inner.configure(state, task, fresh)
+        setting = self.inner.configure(state, task)
         self.time += 1
         if self.time == 1:
             self.spent = torch.zeros(len(state), dtype=torch.long, device=state.device)
@@ -231,7 +240,7 @@ class RollIn:
         self.time = 0
         self.until = torch.tensor([rolled_in(seed, self.longest) for seed in seeds])
 
-    def configure(self, state: Tensor, task: Task, fresh: Tensor) -> Setting:
+    def configure(self, state: Tensor, task: Task) -> Setting:
         """See `Configurator`."""
         plans = (self.until <= self.time).to(state.device)
         self.time += 1

@@ -260,6 +260,7 @@ class WorldCost:
         discount: of each step.
         final: weight of the intrinsic cost at the last step beside its share, where there is no
             critic.
+        word: what the critic's counts, where it is one of values.
     """
 
     def __init__(
@@ -269,9 +270,10 @@ class WorldCost:
         critic: Critic | Ways | None = None,
         discount: float = 0.97,
         final: float = 0.0,
+        word: float = 1.0,
     ) -> None:
         self.world, self.intrinsic, self.critic = world, intrinsic, critic
-        self.discount, self.final = discount, final
+        self.discount, self.final, self.word = discount, final, word
 
     def __call__(
         self, state: Situation, actions: Tensor, task: Task, z: Tensor | None = None
@@ -305,7 +307,8 @@ class WorldCost:
             last, goal = future[:, :, -1].flatten(0, 1), task.goal
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
             later = self.critic(last, each if self.critic.goal else None)
-            told["critic"] = self.discount**horizon * later.view(actions.shape[:2])
+            share = self.word * self.discount**horizon
+            told["critic"] = share * later.view(actions.shape[:2])
         begin = now[:, None, None].expand_as(future[:, :, :1])
         places = torch.cat((begin, future[:, :, :-1]), 2).flatten(3)[..., : self.intrinsic.aim]
         rows = places.flatten(0, 2), actions.flatten(0, 2)  # what is done where
@@ -315,7 +318,8 @@ class WorldCost:
             known = 1 - state.lessons.surprise(*rows).view(actions.shape[:3])
             told[CURIOSITY] = weight * (known * shares).sum(-1)
         if state.tried is not None:
-            again = AGAIN * state.tried.often(*rows).view(actions.shape[:3])
+            price = AGAIN * task.weights.get("goal", 0.0)
+            again = price * state.tried.often(*rows).view(actions.shape[:3])
             told["tried"] = (again * shares).sum(-1)
         return told
 

@@ -45,6 +45,7 @@ def write_evaluation(
     names |= {"film": "episodes.mp4", "page": "report.html"}
     paths = {what: folder / name for what, name in names.items()}
     write_whole(paths["episodes"], episodes_table(found.rows, found.hard))
+    write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")  # before what is drawn
     tells = "success" in found.measures
     which = choose_shown(found.rows[0], tells)
     first = {row.policy: row for row in reversed(found.rows)}  # of several seeds the first

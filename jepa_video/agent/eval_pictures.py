@@ -8,7 +8,7 @@ of frames, and what is imagined for the end of a plan shines through.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from textwrap import wrap
@@ -94,7 +94,7 @@ def scene_of(make: Make, tasks: Tasks, row: Row, which: Sequence[int], tells: bo
     """Take the actions of some episodes of a row again."""
     env = make(len(which))
     trials = [row.played[0].trials[i] for i in which]
-    frames, first = replay(env, tasks.chosen(which), trials)
+    frames, first = replay(env, replace(tasks.chosen(which), via=None), trials)
     return Scene(env, trials, frames, first.get("goal"), tells)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jepa_video.agent.behaviour import BEHAVIOUR, refuse_behaviour
+from jepa_video.agent.behaviour import BEHAVIOUR
 from jepa_video.agent.figures import Row, differences, measures_of, pooled, row_figures
 from jepa_video.agent.task import Zone
 from jepa_video.agent.trials import Played, Progress, Tasks, Trial, play_trials, time_alone
@@ -99,11 +99,7 @@ def evaluate(
         alone: one environment, to time decisions in it too.
         tell: what else is measured of each episode, see `behaviour.py`.
         zones: boxes in which time is measured.
-
-    Raises:
-        UserError: something of `tell` cannot be measured here.
     """
-    refuse_behaviour(tell, env, zones)
     rows, line = [], None
     players = [one.make(env) for one in contestants]  # whom nobody can load is told at once
     for one, player in zip(contestants, players, strict=True):

@@ -165,7 +165,8 @@ def episodes_table(rows: Sequence[Row], hard: Array | None) -> str:
     out = StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     heads = ("row", "checkpoint", "episode", "seed", "success", "at_end", "steps")
-    writer.writerow((*heads, "steps_to_goal", "return", "straight_solves"))
+    told = [*rows[0].played[0].trials[0].told]
+    writer.writerow((*heads, "steps_to_goal", "return", "straight_solves", *told))
     for row in rows:
         checkpoints = row.checkpoints or ("",)
         for checkpoint, one in zip(checkpoints, row.played, strict=True):
@@ -174,5 +175,6 @@ def episodes_table(rows: Sequence[Row], hard: Array | None) -> str:
                 easy = "" if hard is None else int(not hard[number])
                 figures = (int(trial.success), int(trial.at_end), trial.steps, reached)
                 head = (row.name, checkpoint, number, trial.seed)
-                writer.writerow((*head, *figures, f"{trial.total:.6g}", easy))
+                more = (f"{trial.told[name]:.6g}" for name in told)
+                writer.writerow((*head, *figures, f"{trial.total:.6g}", easy, *more))
     return out.getvalue()

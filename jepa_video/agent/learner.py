@@ -18,7 +18,8 @@ Shapes: pairs `B P D`, candidates `B S A`, states of candidates `N P D` with N =
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -125,6 +126,10 @@ class AgentLearner(L.LightningModule):
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup)
         facts = world.facts
+        if source == "critic" and facts.discrete:
+            raise UserError(
+                "learn.source critic follows the slope of actions, and kinds have none: take plans"
+            )
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
         self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
         self.correct, self.planned = correct, planned
@@ -352,15 +357,18 @@ class AgentLearner(L.LightningModule):
         draw: torch.Generator,
     ) -> Tensor:
         """The policy's loss by its source."""
-        state = batch["state"]
-        if self.source == "critic" and not self.world.facts.discrete:
+        state, shown = batch["state"], self.shown(batch)
+        if self.source == "critic":
+            assert self.limits is not None
             tried, goal = reaction.sample(1, draw), batch["goal"] if self.goal else None
-            return self.outcome(state, goal, tried, draw).mean()
+            with still(self.critic, self.dynamics):  # they say where to, and do not come nearer
+                cost = self.outcome(state, goal, self.limits.clip_inwards(tried), draw)
+            return shown + cost.mean()
         if self.source == "data":
             aim = reached(batch) if self.goal else None
-            return -self.policy.on(state, aim).log_likelihood(batch["action"]).mean()
+            return shown - self.policy.on(state, aim).log_likelihood(batch["action"]).mean()
         chosen = actions[torch.arange(len(best), device=best.device), best]
-        return self.shown(batch) - reaction.log_likelihood(chosen).mean()
+        return shown - reaction.log_likelihood(chosen).mean()
 
     def shown(self, batch: dict[str, Tensor]) -> Tensor | float:
         """The policy's loss on steps that were planned in the environment; 0 where none were."""
@@ -435,3 +443,16 @@ def reached(batch: dict[str, Tensor]) -> Tensor:
     """Where actions of memory led: the goal, where its episode was there later, else `next`."""
     later: Tensor = torch.where(batch["ahead"][:, None, None] > 0, batch["goal"], batch["next"])
     return later
+
+
+@contextmanager
+def still(*parts: nn.Module) -> Iterator[None]:
+    """Gradients flow through these and move nothing of them."""
+    weights = [w for part in parts for w in part.parameters() if w.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

@@ -49,9 +49,8 @@ class Lessons(NamedTuple):
 
         The N rows are those of B environments, one after the other.
         """
-        batch, count, _ = self.keys.shape
-        asked = keys(state, action, self.reach).view(batch, -1, self.keys.shape[2])
-        gap = torch.cdist(asked, self.keys).square()
+        count = self.keys.shape[1]
+        gap = gaps(self.keys, state, action, self.reach)
         gap = gap.masked_fill(~self.filled[:, None], torch.inf)
         gap = torch.cat((gap, torch.ones_like(gap[..., :1])), -1)
         share = (-gap / TEMPERATURE).softmax(-1)[..., :count]
@@ -64,9 +63,7 @@ class Lessons(NamedTuple):
         The mean of what was felt at such moments, `1 - exp(-|came - told|^2 / 2 reach^2)`, each
         as near as it is, and of one moment of which nothing is known, which counts as 1.
         """
-        batch, _, width = self.keys.shape
-        asked = keys(state, action, self.reach).view(batch, -1, width)
-        near = (-torch.cdist(asked, self.keys).square() / TEMPERATURE).exp()
+        near = (-gaps(self.keys, state, action, self.reach) / TEMPERATURE).exp()
         near = near * self.filled[:, None]
         felt = 1 - (-self.values.square().sum(-1) / (2 * self.reach**2)).exp()
         told: Tensor = (1 + (near * felt[:, None]).sum(-1)) / (1 + near.sum(-1))
@@ -76,6 +73,12 @@ class Lessons(NamedTuple):
 def keys(state: Tensor, action: Tensor, reach: float) -> Tensor:
     """States `... D` and actions `... A` as keys `... K`."""
     return torch.cat((state / reach, action / ACTION), -1)
+
+
+def gaps(held: Tensor, state: Tensor, action: Tensor, reach: float) -> Tensor:
+    """Squared distances of states `N D` and actions `N A` from keys `B M K`: `B N/B M`."""
+    asked = keys(state, action, reach).view(len(held), -1, held.shape[2])
+    return torch.cdist(asked, held).square()
 
 
 class Taught(Dynamics):

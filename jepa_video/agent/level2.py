@@ -173,7 +173,11 @@ class Ahead:
 
     @torch.no_grad()
     def aim(
-        self, state: Tensor, goal: Tensor, draws: Callable[[Tensor], Sequence[torch.Generator]]
+        self,
+        state: Tensor,
+        goal: Tensor,
+        draws: Callable[[Tensor], Sequence[torch.Generator]],
+        over: Tensor | None = None,
     ) -> Tensor:
         """What to go for now, `B P D`.
 
@@ -181,6 +185,7 @@ class Ahead:
             state: `B P D`.
             goal: `B P D`.
             draws: gives generators for the environments of some numbers.
+            over: episodes that nothing is planned for any more, bool `B`.
         """
         left = self.critic.steps(state, goal).mean(0)
         near = left <= self.level2.stride
@@ -188,7 +193,7 @@ class Ahead:
             self.now, self.age = goal.clone(), torch.full(left.shape, self.level2.stride)
         self.age = self.age.to(near.device) + 1
         stale = ~near & (self.age > max(self.level2.stride // 2, 1))
-        which = torch.nonzero(stale)[:, 0]
+        which = torch.nonzero(stale if over is None else stale & ~over)[:, 0]
         if len(which):
             plan = self.planner.plan(self.cost, state[which], goal[which], None, draws(which))
             first = self.cost.places(state[which], plan.actions[:, None])[:, 0, 0]

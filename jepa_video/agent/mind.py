@@ -90,6 +90,19 @@ class Mind:
         return replace(self, weights=weights, zones=zones)
 
 
+def word_of(learned: Mind, asked: Mind) -> float:
+    """How much a critic of values counts under another cost than it was taught.
+
+    Where all terms that it foretells weigh f times what they did, f times its word is right for
+    these; terms that came in are felt within the horizon alone. Else it foretells something else.
+    """
+    taught = {name: weight for name, weight in learned.weights.items() if weight}
+    factors = {asked.weights.get(name, 0.0) / weight for name, weight in taught.items()}
+    zones = not taught.get("zone") or learned.zones == asked.zones
+    (factor, *others) = sorted(factors) or [0.0]
+    return factor if zones and not others else 0.0
+
+
 def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
     """A fresh critic of this kind for the states of a world."""
     width, aim = world.state.width * world.state.tokens, world.state.aim if mind.goal else 0

@@ -2,11 +2,11 @@
 
     tried(s, a) = sum_i c_i exp(-|(s, a) - (s_i, a_i)|^2 / T)
 
-The sum is over the moments of the episode that short-term memory holds, `c_i` the share of the cost
-`goal` that was felt in them: where the agent was content nothing speaks against the same again. A
-reaction depends on state and goal alone, so that one that leads nowhere leads nowhere for ever: it
-is to be the nearest to it that memory does not speak against. In a plan, what was tried is a cost
-of each step. Both with nothing trained.
+The sum is over the moments of the episode that short-term memory holds, `c_i` the cost `goal` that
+was felt in them, without its weight: where the agent was content nothing speaks against the same
+again. A reaction depends on state and goal alone, so that one that leads nowhere leads nowhere for
+ever: it is to be the nearest to it that memory does not speak against. In a plan, what was tried is
+a cost of each step. Both with nothing trained.
 
 Lengths are those of `lessons.py`: states in units of `reach`, actions of `ACTION`. Legend: B
 environments, M moments, N rows of them all, K numbers of a key.
@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-import torch
 from torch import Tensor
 
-from .lessons import TEMPERATURE, keys
+from .lessons import TEMPERATURE, gaps, keys
 from .memory import Moments
 
 AGAINST: Final = 10.0  # what one such moment weighs for a reaction, in squared units of an action
@@ -31,7 +30,7 @@ class Tried(NamedTuple):
 
     Attributes:
         keys: places and actions, `B M K`.
-        felt: share of the cost `goal` at the time, `B M`; 0 in empty slots.
+        felt: the cost `goal` at the time, 0 to 1, `B M`; 0 in empty slots.
         reach: distance of states that count as the same place.
     """
 
@@ -40,18 +39,17 @@ class Tried(NamedTuple):
     reach: float
 
     @classmethod
-    def of(cls, moments: Moments, aim: int, reach: float, weight: float) -> Tried:
+    def of(cls, moments: Moments, aim: int, reach: float) -> Tried:
         """From the moments of an episode.
 
         Args:
             moments: of which the first `aim` numbers of a state say where the agent was.
             aim: D.
             reach: distance of states that count as the same place.
-            weight: of the cost `goal`, the most that it can be.
         """
         told = moments.held()
         place = told.state.flatten(2)[..., :aim]
-        felt = (told.cost / weight).clamp(0, 1) * told.found
+        felt = told.cost * told.found
         return cls(keys(place, told.action, reach), felt, reach)
 
     def rows(self, which: Tensor) -> Tried:
@@ -63,8 +61,6 @@ class Tried(NamedTuple):
 
         The N rows are those of B environments, one after the other.
         """
-        batch, _, width = self.keys.shape
-        asked = keys(places, actions, self.reach).view(batch, -1, width)
-        near = (-torch.cdist(asked, self.keys).square() / TEMPERATURE).exp()
+        near = (-gaps(self.keys, places, actions, self.reach) / TEMPERATURE).exp()
         told: Tensor = (near * self.felt[:, None]).sum(-1)
         return told.flatten()

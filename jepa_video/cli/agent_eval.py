@@ -28,15 +28,17 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             (where a plan is worth it); auto if a checkpoint alone is given
   --checkpoint RUN[,RUN]    agents: several are several training seeds, a row each and one for all
   --cost '{goal: 1, zone: 5}' --zones '[{low: [8, 30], high: [20, 45]}]'
-                            another cost than the agent's own (terms as in agent fit), and boxes of
-                            the environment's state to keep out of; mode2 follows it, and auto then
+                            another cost than the agent's own (terms as in agent fit, and
+                            curiosity: what an episode has not taught so far), and boxes of the
+                            environment's state to keep out of; mode2 follows it, and auto then
                             plans every decision
   --memory N                patches of the scene that agents remember, in place of as many as they
                             learned with; 0 for none
   --search '{horizon: 8, samples: 96}'
                             how mode2 looks, in place of the agent's own: horizon, samples,
                             iterations, elites, colour, std, every, futures, risk, lessons,
-                            tried (which mode1 minds too)
+                            tried (which mode1 minds too), levels, far, and share: what part of an
+                            episode auto and learned may plan at most
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which
@@ -167,7 +169,9 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
     settings = {name: getattr(config, name) for name in names}
     own = _own(config, checkpoints)
     watched = _boxes(config.watched) or own.get("zones", [])
-    tell = [*_listed(config.tell)]
+    tell = _listed(config.tell)
+    if config.watched and "zone" not in tell:
+        raise UserError("--watched are boxes that time is measured in: give --tell zone with them")
     return _Asked(config, settings, policies, beside, checkpoints, tell, watched, own)
 
 
@@ -204,6 +208,7 @@ def _listed(names: str | None) -> list[str]:
 
 def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     from .. import heap
+    from ..agent.behaviour import refuse_behaviour
     from ..agent.eval_files import write_evaluation
     from ..agent.evaluate import evaluate
     from ..agent.guide import guided
@@ -224,6 +229,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         tasks = choose_tasks(env, config.episodes, config.seed)
     else:
         tasks = Tasks(seeds_of(config.seed, config.episodes, HELD_OUT), eb_tasks())
+    refuse_behaviour(asked.tell, env, asked.watched)
     tasks = guided(env, tasks, config.via)
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
     one = make_batch(config.env, 1, **asked.settings)

@@ -87,6 +87,8 @@ class AgentJob(TrainingJob):
                 "the cost curiosity is of what an episode has taught, and agent fit learns from "
                 "all of them: give it with agent eval --cost"
             )
+        if self.made.search.levels > 1 and not self.made.learn.stride:
+            raise UserError("search.levels 2 needs a level 2, which learn.stride 1 or more trains")
         zones = tuple(self.made.zones)
         refuse_cost(weights, zones, goal, facts.state_size, facts.state_names)
         device = self.device

@@ -16,9 +16,9 @@ from torch import nn
 from jepa_video.agent.actor import Search
 from jepa_video.agent.agent import FAR, Agent
 from jepa_video.agent.configurator import Worth
-from jepa_video.agent.mind import Mind, Trained, critic_of, fresh, policy_of, save_agent
+from jepa_video.agent.mind import Mind, Trained, critic_of, fresh, policy_of, save_agent, word_of
 from jepa_video.agent.planners import CEM, CategoricalCEM
-from jepa_video.agent.task import Zone
+from jepa_video.agent.task import Task, Zone
 from jepa_video.agent.world_files import load_world, save_world
 from jepa_video.data.frames import shrink
 from jepa_video.envs import make_batch
@@ -223,6 +223,19 @@ def test_no_plan_is_made_for_an_episode_that_is_over_and_the_others_get_theirs(c
     one.reset(SEEDS)
     one.act(seen[0])
     assert one.calls == 3
+
+
+@pytest.mark.parametrize("mode", ["mode1", "mode2"])
+def test_no_action_is_longer_than_the_norm(mode):
+    one, seen = agent(mode, norm=0.3), pictures(8, steps=2)
+    lengths = np.linalg.norm(played(one, seen, list(range(8))), axis=-1)
+    assert lengths.max() < 0.3 + 1e-5 and lengths.max() > 0.25
+
+
+def test_a_share_of_the_decisions_is_told_and_kept_to():
+    one = agent("auto", search=replace(SEARCH, share=0.5), doubt=-1.0)  # it always doubts
+    played(one, pictures(3, steps=6), SEEDS)
+    assert one.calls == 9 and one.facts["share"] == 0.5
 
 
 def test_a_plan_that_was_not_followed_is_forgotten():
@@ -445,6 +458,40 @@ def test_another_cost_is_followed_without_training(run):
     with pytest.raises(UserError, match="mode1 acts as it learned to: another cost needs mode2"):
         Agent.load(run, mode="mode1", **told)
     assert Agent.load(run, mode="mode1", weights={"goal": 1.0}).mode == "mode1"  # the same cost
+
+
+@pytest.mark.parametrize(
+    ("weights", "zones", "word"),
+    [
+        ({"goal": 2.0, "zone": 6.0}, EVERYWHERE, 2.0),  # all that it foretells, twice
+        ({"goal": 1.0, "zone": 3.0, "effort": 1.0}, EVERYWHERE, 1.0),
+        ({"goal": 1.0}, (), 0.0),  # it foretells zones that cost nothing now
+        ({"goal": 1.0, "zone": 3.0}, (Zone((0.0,), (1.0,)),), 0.0),  # and others do
+        ({"effort": 1.0}, (), 0.0),
+    ],
+)
+def test_a_critic_of_values_counts_as_far_as_it_foretells_the_cost(weights, zones, word):
+    learned = Mind(1.0, {"goal": 1.0, "zone": 3.0, "effort": 0.0}, zones=EVERYWHERE)
+    asked = replace(learned, weights=weights, zones=zones)
+    assert word_of(learned, asked) == word
+    assert word_of(learned, learned) == 1.0
+
+
+def test_another_cost_leaves_out_a_critic_that_foretells_something_else(run):
+    usual = Agent.load(run, mode="mode2", weights={"goal": 3.0})
+    other = Agent.load(run, mode="mode2", weights={"effort": 1.0})
+    for one in (usual, other):
+        one.reset([1, 2])
+        one.act(pictures(2)[0])
+    assert set(other.explain().terms) == {"effort"} and other.cost.final == 1.0
+    first = Agent.load(run, mode="mode2")
+    situation, actions = usual._last[1], usual._last[2][:, None]
+    future = usual.cost.imagined(situation, actions)
+    told, plain = (
+        one.cost.parts(situation, future, actions, Task(usual._last[0].task.goal, one.mind.weights))
+        for one in (usual, first)
+    )
+    torch.testing.assert_close(told["critic"], 3 * plain["critic"])
 
 
 def test_effort_that_costs_makes_plans_shorter(run):

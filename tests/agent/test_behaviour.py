@@ -51,7 +51,12 @@ def test_the_command_tells_them_of_whoever_plays(tmp_path):
     assert random["effort"]["low"] < random["effort"]["value"] < straight["effort"]["value"] < 0.51
     assert random["places"]["value"] > 1
     assert {gap["measure"] for gap in told["differences"]} >= {"effort", "places", "zone"}
+    heads = (tmp_path / "out" / "episodes.csv").read_text().splitlines()[0]
+    assert heads.endswith(",effort,places,zone")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "time in zones" in page
+    wide = ["--tell", "zone", "--watched", "[{low: [0, 0, 0], high: [9, 9, 9]}]"]
+    for wrong in (wide, ["--watched", "[{low: [0], high: [9]}]"]):
+        assert main([*words.split(), *wrong, "--out", str(tmp_path / "no")]) == 2
     assert main([*words.split(), "--tell", "zone", "--out", str(tmp_path / "no")]) == 2
     assert not (tmp_path / "no").exists()

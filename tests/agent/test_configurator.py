@@ -14,7 +14,7 @@ class Wants:
     def begin(self, seeds):
         pass
 
-    def configure(self, state, task, fresh):
+    def configure(self, state, task):
         return Setting(state[:, 0, 0] > 0, task, state[:, 0, 0])
 
 
@@ -24,7 +24,7 @@ def planned(share: float, wanted: torch.Tensor) -> torch.Tensor:
     found = []
     for _ in range(2):  # the second time everything begins anew
         one.begin([1, 2])
-        rows = [one.configure(row.float()[:, None, None], Task(None), row) for row in wanted]
+        rows = [one.configure(row.float()[:, None, None], Task(None)) for row in wanted]
         found.append(torch.stack([row.plans for row in rows]))
     assert torch.equal(*found)
     return found[1]

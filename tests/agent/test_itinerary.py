@@ -74,9 +74,10 @@ def test_without_a_way_to_show_it_says_so(monkeypatch):
         guided(env, tasks, 1)
 
 
-def test_the_command_says_what_was_shown(tmp_path, capsys):
-    words = "agent eval --env TwoRooms --policy scripted --episodes 4 --batch 2 --budget 40 --via 2"
-    assert main([*words.split(), "--beside", "none", "--out", str(tmp_path / "out")]) == 0
-    told = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert told["via"] == 2 and "2 pictures of the scripted way" in told["rule"]
-    assert told["rows"][0]["success"]["hits"] == 4
+def test_the_command_says_what_was_shown(tmp_path):
+    for env in ("TwoRooms", "PointPush"):  # one whose goal is a ring, and one whose is a picture
+        words = f"agent eval --env {env} --policy scripted --episodes 4 --batch 2 --via 2"
+        assert main([*words.split(), "--beside", "none", "--out", str(tmp_path / env)]) == 0
+        told = json.loads((tmp_path / env / "summary.json").read_text())
+        assert told["via"] == 2 and "2 pictures of the scripted way" in told["rule"]
+        assert told["rows"][0]["success"]["hits"] == 4

@@ -423,8 +423,10 @@ def test_proposals_are_the_policys_what_was_done_and_draws_over_all_actions(disc
         assert (tried.abs() < 0.3).any()
 
 
-@pytest.mark.parametrize("source", ["plans", "critic", "data"])
-@pytest.mark.parametrize("discrete", [False, True])
+KINDS_TOO = [(source, kinds) for source in ("plans", "data") for kinds in (False, True)]
+
+
+@pytest.mark.parametrize(("source", "discrete"), [*KINDS_TOO, ("critic", False)])
 def test_every_source_of_the_policy_trains_it(source, discrete):
     world = moving_world(action_size=3, discrete=discrete)
     intrinsic = IntrinsicCost(0.5, 3, world.read)
@@ -442,6 +444,31 @@ def test_every_source_of_the_policy_trains_it(source, discrete):
         assert any(p.grad.any() for p in part.parameters())
     assert all(p.grad is None for p in learner.target.parameters())
     assert all(p.grad is None for p in learner.world.parameters())
+
+
+def test_kinds_have_no_slope_to_follow():
+    world = moving_world(action_size=3, discrete=True)
+    with pytest.raises(UserError, match="kinds have none: take plans"):
+        AgentLearner(world, IntrinsicCost(0.5, 3, world.read), {"goal": 1.0}, True, source="critic")
+
+
+@pytest.mark.parametrize("judge", ["ways", "value"])
+def test_a_policy_that_follows_the_critic_does_not_move_what_it_follows(judge):
+    world = moving_world(action_size=3)
+    torch.manual_seed(0)
+    learner = AgentLearner(
+        world, IntrinsicCost(0.5, 3, world.read), {"goal": 1.0}, True, source="critic", hidden=16,
+        judge=judge,
+    )  # fmt: skip
+    state, goal = torch.randn(2, 20, 1, 3).unbind(0)
+    actions = torch.rand(20, 3) * 2 - 1
+    batch = {"state": state, "goal": goal, "next": state, "action": actions}
+    acted, _, _ = on_trainer(learner, 9).distilled(batch, torch.Generator().manual_seed(0))
+    acted.backward()
+    still = (learner.critic, learner.dynamics)
+    assert all(weight.grad is None for part in still for weight in part.parameters())
+    assert all(weight.requires_grad for part in still for weight in part.parameters())
+    assert any(weight.grad.any() for weight in learner.policy.parameters())
 
 
 def test_actions_of_memory_are_those_of_where_its_episode_was_later_or_of_the_next_state():

@@ -180,19 +180,27 @@ def test_auto_plans_for_a_while_where_the_agent_does_not_get_on():
     critic = Reach(2, 2, 8)
     critic.steps = lambda states, goal: states[:, 0, :1].T.expand(4, -1)  # its first number
     one = Doubtful(critic, 1e9)  # no doubt is as large
-    task, fresh = Task(torch.zeros(3, 1, 2)), torch.ones(3, dtype=torch.bool)
+    task = Task(torch.zeros(3, 1, 2))
     for _ in range(2):  # the second time everything begins anew
         one.begin([1, 2, 3])
         seen = []
         for time in range(16):
             # One gets on by a step at each decision, one by a quarter, one stands still at first.
             left = torch.tensor([30.0 - time, 30.0 - time / 4, 30.0 - max(time - 6, 0)])
-            seen.append(one.configure(left.view(3, 1, 1).expand(3, 1, 2), task, fresh).plans)
+            seen.append(one.configure(left.view(3, 1, 1).expand(3, 1, 2), task).plans)
         on, slow, later = torch.stack(seen).T.tolist()
         assert not any(on)
         assert slow == [time >= PATIENCE for time in range(16)]
         assert later == [PATIENCE <= time < PATIENCE + PERSISTENCE for time in range(16)]
+    # Where the goal becomes another one, what was left of the way to the last tells nothing.
+    one.begin([1, 2, 3])
+    seen = []
+    for time in range(12):
+        goal = torch.full((3, 1, 2), float(time // 3))
+        left = torch.tensor([10.0 - time % 3, 10.0 + time, 10.0]).view(3, 1, 1).expand(3, 1, 2)
+        seen.append(one.configure(left, Task(goal)).plans)
+    assert not torch.stack(seen).any()
     patient, state = Doubtful(critic, 1e9, patient=True), torch.full((3, 1, 2), 30.0)
     patient.begin([1, 2, 3])
     for _ in range(16):
-        assert not patient.configure(state, task, fresh).plans.any()
+        assert not patient.configure(state, task).plans.any()

@@ -44,11 +44,11 @@ def test_half_of_the_episodes_begin_with_mode_1_for_any_number_of_decisions():
 def test_mode_2_takes_over_where_that_is_told():
     seeds = list(range(40))
     who, task = RollIn(5), Task(None)
-    state, fresh = torch.zeros(40, 1, 2), torch.ones(40, dtype=torch.bool)
+    state = torch.zeros(40, 1, 2)
     for _ in range(2):  # the second time everything begins anew
         who.begin(seeds)
         for time in range(8):
-            plans = who.configure(state, task, fresh).plans
+            plans = who.configure(state, task).plans
             assert plans.tolist() == [time >= rolled_in(seed, 5) for seed in seeds]
 
 

@@ -35,8 +35,8 @@ def moments(places: Tensor, actions: Tensor, costs: Tensor, capacity: int = 8) -
 
 def test_how_often_is_its_formula():
     torch.manual_seed(0)
-    places, actions, costs = torch.randn(2, 3, 2), torch.randn(2, 3, 2), 2 * torch.rand(2, 3)
-    tried = Tried.of(moments(places, actions, costs), 2, REACH, weight=2.0)
+    places, actions, costs = torch.randn(2, 3, 2), torch.randn(2, 3, 2), torch.rand(2, 3)
+    tried = Tried.of(moments(places, actions, costs), 2, REACH)
     asked, does = torch.randn(8, 2), torch.randn(8, 2)
     told = tried.often(asked, does)
     for n in range(8):
@@ -44,22 +44,22 @@ def test_how_often_is_its_formula():
         for i in range(3):
             gap = ((asked[n] - places[b, i]) / REACH).square().sum()
             gap = gap + ((does[n] - actions[b, i]) / ACTION).square().sum()
-            total += float(costs[b, i]) / 2.0 * math.exp(-float(gap) / TEMPERATURE)
+            total += float(costs[b, i]) * math.exp(-float(gap) / TEMPERATURE)
         assert float(told[n]) == pytest.approx(total, rel=1e-4, abs=1e-6)
 
 
 def test_where_the_agent_was_content_or_memory_is_empty_nothing_speaks_against_anything():
     place, action = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
     for cost, wanted in ((1.0, 1.0), (0.0, 0.0)):
-        tried = Tried.of(moments(place, action, torch.full((1, 1), cost)), 2, REACH, 1.0)
+        tried = Tried.of(moments(place, action, torch.full((1, 1), cost)), 2, REACH)
         assert float(tried.often(place[0], action[0])) == pytest.approx(wanted)
-    none = Tried.of(Moments(1, 8, (1, 2), 2), 2, REACH, 1.0)
+    none = Tried.of(Moments(1, 8, (1, 2), 2), 2, REACH)
     assert float(none.often(place[0], action[0])) == 0
 
 
 def test_the_parts_of_a_batch_keep_their_own():
     places, actions = torch.zeros(3, 1, 2), torch.zeros(3, 1, 2)
-    tried = Tried.of(moments(places, actions, torch.tensor([[0.0], [0.5], [1.0]])), 2, REACH, 1.0)
+    tried = Tried.of(moments(places, actions, torch.tensor([[0.0], [0.5], [1.0]])), 2, REACH)
     for which in ([0, 1, 2], [2], [2, 0]):
         told = tried.rows(torch.tensor(which)).often(*torch.zeros(2, 2 * len(which), 2))
         wanted = torch.tensor(which).repeat_interleave(2) / 2
@@ -83,7 +83,7 @@ def walked(tried: bool, steps: int = 60) -> Tensor:
     actor, task = Actor(cost, SEARCH, 1.0, Rightward()), Task(goal)
     held, place, walk = Moments(1, 64, (1, 2), 2), torch.zeros(1, 1, 2), []
     for time in range(steps):
-        known = Tried.of(held, 2, REACH, 1.0) if tried else None
+        known = Tried.of(held, 2, REACH) if tried else None
         action = actor.react(place, task, known)
         held.write(time, place, action, cost.intrinsic(place, action, task))
         after = place + action[:, None]
@@ -128,9 +128,7 @@ def test_what_was_tried_costs_a_plan_wherever_it_does_it():
     cost = WorldCost(model, IntrinsicCost(REACH, 2, model.read), None, discount)
     torch.manual_seed(1)
     actions, task = torch.randn(2, 3, 4, 2), Task(torch.randn(2, 1, 2))
-    tried = Tried.of(
-        moments(torch.randn(2, 5, 2), torch.randn(2, 5, 2), torch.ones(2, 5)), 2, 6.0, 1.0
-    )
+    tried = Tried.of(moments(torch.randn(2, 5, 2), torch.randn(2, 5, 2), torch.ones(2, 5)), 2, 6.0)
     begin = Situation(torch.zeros(2, 1, 1, 2), torch.zeros(2, 0, 2))
     more = cost(begin._replace(tried=tried), actions, task) - cost(begin, actions, task)
     wanted = torch.zeros(2, 3)
@@ -149,14 +147,14 @@ def test_an_agent_minds_it_in_any_batch(mode, kind):
     settings = (
         {} if kind == "one state" else {"dynamics": partial(VectorDynamics, hidden=16, history=3)}
     )
-    one = agent(mode, world(**settings), search=replace(SEARCH, tried=3), reach=40.0)
+    one = agent(mode, world(**settings), search=replace(SEARCH, tried=3), reach=12.0)
     seen = pictures(3)
     together = played(one, seen, SEEDS)
     assert one.moments.store.count.tolist() == [3, 3, 3] and "tried" in one.explain().terms
     for i, seed in enumerate(SEEDS):
         alone = played(one, of(seen, i), [seed])
         np.testing.assert_allclose(alone[:, 0], together[:, i], atol=1e-4)
-    without = agent(mode, world(**settings), reach=40.0)
+    without = agent(mode, world(**settings), reach=12.0)
     first = played(without, seen, SEEDS)
     np.testing.assert_allclose(first[0], together[0], atol=1e-4)  # nothing was tried by then
     assert np.abs(first[1:] - together[1:]).max() > 1e-2 and without.moments is None
