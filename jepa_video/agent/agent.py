@@ -61,7 +61,7 @@ class Agent:
         word: what a critic of values counts, see `word_of`; nothing for 0.
 
     Attributes:
-        moments: time, state, action and cost `goal` of the last decisions, as many as
+        moments: time, state, action and intrinsic cost of the last decisions, as many as
             `mind.search.tried`; None before the first one, and where that is 0 or the cost has no
             term `goal`.
         notebook: what the world model got wrong in this episode, see `lessons.py`; None where
@@ -168,7 +168,7 @@ class Agent:
         task = Task(self._aim(state), self.mind.weights, self.mind.zones)
         setting = self.configurator.configure(state, task)
         setting = replace(setting, plans=setting.plans & ~self.over)
-        situation = self._situation()
+        situation = self._situation(task.goal)
         whole = self._decide(setting, situation)
         self._last = (setting, situation, whole)
         actions = whole[:, 0]
@@ -240,17 +240,19 @@ class Agent:
             batch, *shape = state.shape
             sizes = (shape[0], shape[1]), actions.shape[1]
             self.moments = Moments(batch, self.mind.search.tried, *sizes, self.device)
-        alone = Task(task.goal, {"goal": 1.0})
-        self.moments.write(self.time, state, actions, self.cost.intrinsic(state, actions, alone))
+        cost = self.cost.intrinsic(state, actions, task)
+        self.moments.write(self.time, state, actions, cost)
 
-    def _situation(self) -> Situation:
+    def _situation(self, goal: Tensor | None) -> Situation:
         known = torch.stack(self.known, 1)
         past = self.done[len(self.done) - known.shape[1] + 1 :]
         width = self.world.facts.action_size
         empty = known.new_zeros(len(known), 0, width)
         lessons, tried = None if self.notebook is None else self.notebook.now(), None
         if self.moments is not None:
-            tried = Tried.of(self.moments, self.world.state.aim, self.mind.reach)
+            told, alone = self.moments.held(), Task(goal, {"goal": 1.0})
+            felt = self.cost.intrinsic(told.state, told.action, alone)
+            tried = Tried.of(told, felt, self.world.state.aim, self.mind.reach)
         return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:

@@ -18,8 +18,7 @@ Shapes: pairs `B P D`, candidates `B S A`, states of candidates `N P D` with N =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -34,7 +33,7 @@ from ..randomness import LATENT, generator
 from ..training.passages import Passage
 from ..training.schedules import warmup_cosine
 from ..training.second_level import untouched
-from ..training.target import ema_update, frozen_copy
+from ..training.target import ema_update, frozen_copy, still
 from ..training.world_model import WorldModel
 from .bank import Bank
 from .chart import Chart
@@ -443,16 +442,3 @@ def reached(batch: dict[str, Tensor]) -> Tensor:
     """Where actions of memory led: the goal, where its episode was there later, else `next`."""
     later: Tensor = torch.where(batch["ahead"][:, None, None] > 0, batch["goal"], batch["next"])
     return later
-
-
-@contextmanager
-def still(*parts: nn.Module) -> Iterator[None]:
-    """Gradients flow through these and move nothing of them."""
-    weights = [w for part in parts for w in part.parameters() if w.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(True)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 from .lessons import TEMPERATURE, gaps, keys
-from .memory import Moments
+from .memory import Moment
 
 AGAINST: Final = 10.0  # what one such moment weighs for a reaction, in squared units of an action
 AGAIN: Final = 1.0  # and what it costs a plan, in steps
@@ -39,18 +39,17 @@ class Tried(NamedTuple):
     reach: float
 
     @classmethod
-    def of(cls, moments: Moments, aim: int, reach: float) -> Tried:
+    def of(cls, told: Moment, felt: Tensor, aim: int, reach: float) -> Tried:
         """From the moments of an episode.
 
         Args:
-            moments: of which the first `aim` numbers of a state say where the agent was.
+            told: of which the first `aim` numbers of a state say where the agent was.
+            felt: the cost `goal` in each of them, without its weight, `B M`.
             aim: D.
             reach: distance of states that count as the same place.
         """
-        told = moments.held()
         place = told.state.flatten(2)[..., :aim]
-        felt = told.cost * told.found
-        return cls(keys(place, told.action, reach), felt, reach)
+        return cls(keys(place, told.action, reach), felt * told.found, reach)
 
     def rows(self, which: Tensor) -> Tried:
         """That of some environments."""

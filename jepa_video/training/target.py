@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -28,3 +30,16 @@ def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
     )
     for mine, theirs in zip(target.buffers(), online.buffers(), strict=True):
         mine.copy_(theirs)
+
+
+@contextmanager
+def still(*parts: nn.Module) -> Iterator[None]:
+    """Gradients flow through these and move nothing of them."""
+    weights = [w for part in parts for w in part.parameters() if w.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

@@ -33,10 +33,16 @@ def moments(places: Tensor, actions: Tensor, costs: Tensor, capacity: int = 8) -
     return made
 
 
+def tried_of(held: Moments, aim: int, reach: float) -> Tried:
+    """Of moments whose cost is that of the goal alone."""
+    told = held.held()
+    return Tried.of(told, told.cost, aim, reach)
+
+
 def test_how_often_is_its_formula():
     torch.manual_seed(0)
     places, actions, costs = torch.randn(2, 3, 2), torch.randn(2, 3, 2), torch.rand(2, 3)
-    tried = Tried.of(moments(places, actions, costs), 2, REACH)
+    tried = tried_of(moments(places, actions, costs), 2, REACH)
     asked, does = torch.randn(8, 2), torch.randn(8, 2)
     told = tried.often(asked, does)
     for n in range(8):
@@ -51,15 +57,15 @@ def test_how_often_is_its_formula():
 def test_where_the_agent_was_content_or_memory_is_empty_nothing_speaks_against_anything():
     place, action = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
     for cost, wanted in ((1.0, 1.0), (0.0, 0.0)):
-        tried = Tried.of(moments(place, action, torch.full((1, 1), cost)), 2, REACH)
+        tried = tried_of(moments(place, action, torch.full((1, 1), cost)), 2, REACH)
         assert float(tried.often(place[0], action[0])) == pytest.approx(wanted)
-    none = Tried.of(Moments(1, 8, (1, 2), 2), 2, REACH)
+    none = tried_of(Moments(1, 8, (1, 2), 2), 2, REACH)
     assert float(none.often(place[0], action[0])) == 0
 
 
 def test_the_parts_of_a_batch_keep_their_own():
     places, actions = torch.zeros(3, 1, 2), torch.zeros(3, 1, 2)
-    tried = Tried.of(moments(places, actions, torch.tensor([[0.0], [0.5], [1.0]])), 2, REACH)
+    tried = tried_of(moments(places, actions, torch.tensor([[0.0], [0.5], [1.0]])), 2, REACH)
     for which in ([0, 1, 2], [2], [2, 0]):
         told = tried.rows(torch.tensor(which)).often(*torch.zeros(2, 2 * len(which), 2))
         wanted = torch.tensor(which).repeat_interleave(2) / 2
@@ -83,7 +89,7 @@ def walked(tried: bool, steps: int = 60) -> Tensor:
     actor, task = Actor(cost, SEARCH, 1.0, Rightward()), Task(goal)
     held, place, walk = Moments(1, 64, (1, 2), 2), torch.zeros(1, 1, 2), []
     for time in range(steps):
-        known = Tried.of(held, 2, REACH) if tried else None
+        known = tried_of(held, 2, REACH) if tried else None
         action = actor.react(place, task, known)
         held.write(time, place, action, cost.intrinsic(place, action, task))
         after = place + action[:, None]
@@ -128,7 +134,7 @@ def test_what_was_tried_costs_a_plan_wherever_it_does_it():
     cost = WorldCost(model, IntrinsicCost(REACH, 2, model.read), None, discount)
     torch.manual_seed(1)
     actions, task = torch.randn(2, 3, 4, 2), Task(torch.randn(2, 1, 2))
-    tried = Tried.of(moments(torch.randn(2, 5, 2), torch.randn(2, 5, 2), torch.ones(2, 5)), 2, 6.0)
+    tried = tried_of(moments(torch.randn(2, 5, 2), torch.randn(2, 5, 2), torch.ones(2, 5)), 2, 6.0)
     begin = Situation(torch.zeros(2, 1, 1, 2), torch.zeros(2, 0, 2))
     more = cost(begin._replace(tried=tried), actions, task) - cost(begin, actions, task)
     wanted = torch.zeros(2, 3)
