@@ -309,19 +309,23 @@ class WorldCost:
             later = self.critic(last, each if self.critic.goal else None)
             share = self.word * self.discount**horizon
             told["critic"] = share * later.view(actions.shape[:2])
-        begin = now[:, None, None].expand_as(future[:, :, :1])
-        places = torch.cat((begin, future[:, :, :-1]), 2).flatten(3)[..., : self.intrinsic.aim]
-        rows = places.flatten(0, 2), actions.flatten(0, 2)  # what is done where
         if weight := task.weights.get(CURIOSITY):
             if state.lessons is None:
                 raise UserError("the cost curiosity is of lessons: search.lessons must be above 0")
-            known = 1 - state.lessons.surprise(*rows).view(actions.shape[:3])
-            told[CURIOSITY] = weight * (known * shares).sum(-1)
+            known = 1 - state.lessons.surprise(*self._done(now, future, actions))
+            told[CURIOSITY] = weight * (known.view(actions.shape[:3]) * shares).sum(-1)
         if state.tried is not None:
+            again = state.tried.often(*self._done(now, future, actions)).view(actions.shape[:3])
             price = AGAIN * task.weights.get("goal", 0.0)
-            again = price * state.tried.often(*rows).view(actions.shape[:3])
-            told["tried"] = (again * shares).sum(-1)
+            told["tried"] = price * (again * shares).sum(-1)
         return told
+
+    def _done(self, now: Tensor, future: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """What plans do where: places `BSH D` before each step, and its actions `BSH A`."""
+        way = future[:, :, :-1].flatten(3)[..., : self.intrinsic.aim]
+        begin = now.flatten(1)[:, None, None, : self.intrinsic.aim]
+        places = torch.cat((begin.expand(-1, way.shape[1], -1, -1), way), 2)
+        return places.flatten(0, 2), actions.flatten(0, 2)
 
     def _ways(self, ways: Ways, now: Tensor, future: Tensor, task: Task) -> dict[str, Tensor]:
         """What a critic of ways adds, which foretells the cost `goal` alone."""

@@ -39,7 +39,7 @@ def rule_of(told: Told) -> str:
 
 def headline(told: Told) -> str:
     """What the policies reach, in one sentence: first those that are asked about."""
-    measure = [*shares_of(told), "total"][max(len(shares_of(told)) - 1, 0)]
+    measure = (shares_of(told) or ["total"])[-1]
     several = {row["policy"] for row in told["rows"] if len(row["checkpoints"]) > 1}
     rows = [
         row for row in told["rows"] if len(row["checkpoints"]) != 1 or row["policy"] not in several
