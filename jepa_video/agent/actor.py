@@ -143,7 +143,7 @@ class Actor:
         The likeliest, or the nearest to it that was not tried here in vain.
         """
         assert self.policy is not None
-        reaction = self.policy.on(state, task.goal if self.policy.goal else None)
+        reaction = self.policy.on(state, task.goal if self.policy.goal else None, tried)
         best = reaction.best()
         if self.limits is not None:  # a corner of the box is longer than the norm
             best = self.limits.clip(best)

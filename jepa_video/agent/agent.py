@@ -252,7 +252,8 @@ class Agent:
         if self.moments is not None:
             told, alone = self.moments.held(), Task(goal, {"goal": 1.0})
             felt = self.cost.intrinsic(told.state, told.action, alone)
-            tried = Tried.of(told, felt, self.world.state.aim, self.mind.reach)
+            came = self.moments.after(self.known[-1])
+            tried = Tried.of(told, came, felt, self.world.state.aim, self.mind.reach)
         return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:

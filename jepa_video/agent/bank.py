@@ -46,10 +46,11 @@ class Bank(Dataset[dict[str, Tensor]]):
         seed: of the goals.
         near: steps.
         stride: steps to a later state, which is told beside; 0 for none.
+        onward: steps after the state, all of which are told beside; 0 for none.
     """
 
-    def __init__(self, seed: int = 0, near: int = 20, stride: int = 0) -> None:
-        self.seed, self.near, self.stride = seed, near, stride
+    def __init__(self, seed: int = 0, near: int = 20, stride: int = 0, onward: int = 0) -> None:
+        self.seed, self.near, self.stride, self.onward = seed, near, stride, onward
         self.states: list[Tensor] = []  # T P D each
         self.actions: list[Tensor] = []  # T-1 A each
         self.rewards: list[Tensor] = []  # T-1 each
@@ -58,6 +59,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.shown: list[tuple[int, int]] = []  # steps, from and to, that are worth imitating
         self.spots: nn.Linear | None = None  # tells where places lie, for trails
         self.trails: Trails | None = None
+        self._odd: Tensor | None = None
         self._where: Tensor | None = None
 
     def add(
@@ -81,14 +83,14 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.rewards.append(rewards)
         never = torch.zeros(len(rewards), dtype=torch.bool)
         self.terminated.append(never if terminated is None else terminated)
-        self._where = self.trails = None
+        self._where = self.trails = self._odd = None
 
     def drop(self, count: int) -> None:
         """Forget the oldest episodes, all but `count`."""
         kept = self.states, self.actions, self.rewards, self.terminated, self.scenes, self.shown
         for part in kept:
             del part[: max(len(part) - count, 0)]
-        self._where = self.trails = None
+        self._where = self.trails = self._odd = None
 
     def __len__(self) -> int:
         return len(self._table()[0])
@@ -173,8 +175,52 @@ class Bank(Dataset[dict[str, Tensor]]):
             "terminated": self._ends[index],
             "ahead": torch.where(own, goal - row, -1),
             **({"later": flat[(row + self.stride).clamp(max=high)]} if self.stride else {}),
+            **self._onward(row, high, index, source),
             **self._demonstrated(-(-len(index) // _SHOWN), source),
+            **self._surprising(len(index), source),
             **self._trodden(source),
+        }
+
+    def _onward(
+        self, row: Tensor, high: Tensor, index: Tensor, source: torch.Generator
+    ) -> dict[str, Tensor]:
+        """What followed: `way` `B n P D`, `did` `B n A`, `ended` `B n`, and how many `steps` count.
+
+        As many as are drawn, up to n, and to the end of the episode.
+        """
+        if not self.onward:
+            return {}
+        time = torch.arange(self.onward)
+        drawn = torch.randint(1, self.onward + 1, row.shape, generator=source)
+        left = high - row
+        done = index[:, None] + torch.minimum(time, left[:, None] - 1)
+        return {
+            "way": self._flat[torch.minimum(row[:, None] + 1 + time, high[:, None])],
+            "did": self._acts[done],
+            "ended": self._ends[done],
+            "steps": torch.minimum(drawn, left),
+        }
+
+    def transitions(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each step that was taken: the state before, the action and the state after."""
+        where, _, _, flat, actions = self._table()
+        return flat[where], actions, flat[where + 1]
+
+    def weigh(self, weights: Tensor) -> None:
+        """Tell some steps beside each batch, each as often as it weighs, `len(self)`."""
+        self._odd = weights.double().cumsum(0)
+
+    def _surprising(self, count: int, source: torch.Generator) -> dict[str, Tensor]:
+        """`odd_state`, `odd_next` `B P D` and `odd_action`, where `weigh` was called."""
+        if self._odd is None:
+            return {}
+        even = torch.rand(count, generator=source, dtype=torch.float64)
+        index = torch.searchsorted(self._odd, even * self._odd[-1]).clamp(max=len(self._odd) - 1)
+        row = self._table()[0][index]
+        return {
+            "odd_state": self._flat[row],
+            "odd_next": self._flat[row + 1],
+            "odd_action": self._acts[index],
         }
 
     def _trodden(self, source: torch.Generator) -> dict[str, Tensor]:

@@ -28,7 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import Mlp
+from .met import Met, led_by
 from .reach import FAR, SLACK, Ways
+from .tried import Tried
 
 _AROUND = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 _EXTRA, _BIAS = 5.0, 2.0  # of what is learned beside the length: 5 softplus(x - 2)
@@ -161,6 +163,9 @@ class Chart(Ways):
         self.neighbours: Tensor
         self.lengths: Tensor
         self.around: Tensor
+        self.ahead: Tensor
+        self.centres: Tensor
+        self.drive: Tensor
         self.most: Tensor
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
@@ -168,6 +173,12 @@ class Chart(Ways):
         lengths = torch.tensor([math.hypot(*step) for step in _AROUND if any(step)])
         self.register_buffer("lengths", lengths, persistent=False)
         self.register_buffer("around", torch.tensor(_AROUND).float(), persistent=False)
+        ahead = [step for step in _AROUND if any(step)]
+        self.register_buffer("ahead", torch.tensor(ahead).float(), persistent=False)
+        y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
+        centres = torch.stack((x, y), -1).flatten(0, 1) + 0.5
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("drive", torch.zeros(2, action))  # cells that an action leads on
         self.register_buffer("most", torch.tensor([wide - 1.0, high - 1.0]), persistent=False)
 
     # What it is measured by
@@ -197,6 +208,12 @@ class Chart(Ways):
             gain = size * (1 - 2 * _EDGE) / (high - low).clamp_min(1e-6)
             self.where.weight[axis, axis::2] = gain * mix
             self.where.bias[axis] = size * _EDGE - gain * low
+
+    @torch.no_grad()
+    def steer(self, states: Tensor, actions: Tensor, after: Tensor) -> None:
+        """What steps of memory `N P D`, `N A` and `N P D` say of where actions lead."""
+        here, there = (self.spots(part.flatten(1)[:, : self.aim]) for part in (states, after))
+        self.drive.copy_(led_by(there - here, actions))
 
     def spots(self, places: Tensor) -> Tensor:
         """Where points `... aim` lie among the cells, `... 2`: x and y, a cell is 1 wide."""
@@ -236,12 +253,30 @@ class Chart(Ways):
         costs = torch.where(inside[..., None], costs, 2 * self.far)
         return index, costs.permute(0, 3, 1, 2)
 
-    def left(self, ground: tuple[Tensor, Tensor], spots: Tensor, goals: Tensor) -> Tensor:
+    @torch.no_grad()
+    def met(self, tried: Tried | None) -> Met | None:
+        """The steps of an episode that were stopped; None where memory holds nothing."""
+        if tried is None or not self.drive.any():
+            return None
+        here, there = self.spots(tried.place), self.spots(tried.came)
+        return Met.of(here, there, tried.action @ self.drive.T, tried.felt > 0)
+
+    def left(
+        self,
+        ground: tuple[Tensor, Tensor],
+        spots: Tensor,
+        goals: Tensor,
+        met: Met | None = None,
+    ) -> Tensor:
         """Steps from `B M 2` to each of the goals `B J 2`, less what the goal's own cells cost.
 
-        Negative where a place is nearer to a cell than the goal is: `B G M J`.
+        Negative where a place is nearer to a cell than the goal is: `B G M J`. What was met is a
+        cost of the ways between cells, and of those to and from them.
         """
         costs, about = ground
+        if met is not None:
+            ways = self.ahead.expand(len(costs), self.cells, -1, -1)
+            costs = costs + met.against(self.centres.expand(len(costs), -1, -1), ways).mT[:, None]
         at, enter = self.entries(goals, about)
         batch, groups, count, _ = enter.shape
         each = at[:, None].expand(-1, groups, -1, -1)
@@ -255,6 +290,8 @@ class Chart(Ways):
         ).view_as(begin)
         own = (value.gather(3, each) + enter).amin(3)  # B G J
         index, leave = self.entries(spots, about)
+        if met is not None:
+            leave = leave + met.against(spots, self.centres[index] - spots[:, :, None])[:, None]
         places = index.flatten(1)[:, None, None].expand(-1, groups, count, -1)
         found = value.gather(3, places).view(batch, groups, count, len(index[0]), 9)
         told = (found + leave[:, :, None]).amin(4) - own[..., None]
@@ -269,23 +306,32 @@ class Chart(Ways):
         return told[:, :, 0, 0].relu().T
 
     @torch.no_grad()
-    def slope(self, states: Tensor, goal: Tensor) -> Tensor:
+    def slope(self, states: Tensor, goal: Tensor, tried: Tried | None = None) -> Tensor:
         """How many steps further the goal is from the eight places one cell around, `N 8`."""
         here, aim = (self.spots(part.flatten(1)[:, None, : self.aim]) for part in (states, goal))
-        told = self.left(self.ground(states), here + self.around, aim)[..., 0].mean(1)
+        around, met = here + self.around, self.met(tried)
+        told = self.left(self.ground(states), around, aim, met)[..., 0].mean(1)
         before, own, after = told[:, :4], told[:, 4:5], told[:, 5:]  # the fifth is where it is
-        more: Tensor = (torch.cat((before, after), 1) - own).clamp(-_STEEP, _STEEP)
-        return more
+        more = torch.cat((before, after), 1) - own
+        if met is not None:
+            more = more + met.against(here, self.ahead.expand(len(here), 1, -1, -1))[:, 0]
+        return more.clamp(-_STEEP, _STEEP)
 
     def foretold(
-        self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
+        self,
+        now: Tensor,
+        goal: Tensor,
+        future: Tensor,
+        stride: int = 1,
+        tried: Tried | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `Ways`. A leap is a step that brings the goal nearer than a step can."""
         batch, samples, horizon = future.shape[:3]
         way = future.flatten(3)[..., : self.aim].flatten(1, 2)
         first, aim = (part.flatten(1)[:, None, : self.aim] for part in (now, goal))
         spots = self.spots(torch.cat((first, way), 1))
-        told = self.left(self.ground(now), spots, self.spots(aim))[..., 0].mean(1)  # B 1+SH
+        told = self.left(self.ground(now), spots, self.spots(aim), self.met(tried))
+        told = told[..., 0].mean(1)  # B 1+SH
         begin, after = told[:, :1], told[:, 1:].view(batch, samples, horizon)
         before = torch.cat((begin[:, None].expand(-1, samples, -1), after[:, :, :-1]), 2)
         return self.cost(after.relu()), (before - after - stride - SLACK).relu()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.blocks import Mlp
+from ..models.blocks import Mlp, Sought, Waves
 from ..training.world_model import WorldModel
 from .lessons import Taught
 from .reach import LEAP, Ways
@@ -190,12 +190,29 @@ class Critic(nn.Module):
         aim: how many of a goal's numbers, from the first on, are looked at; 0 for no goal.
         hidden: width inside.
         members: networks.
+        grid: rows and columns of the cells that a state's numbers after the first `place` are of,
+            if they are: places are then looked for in them, as walls are sharp.
+        place: see `grid`.
+
+    Attributes:
+        unit: what the critic says at first, and in what it counts: a mean cost for ever.
     """
 
-    def __init__(self, width: int, aim: int, hidden: int = 256, members: int = 2) -> None:
+    def __init__(
+        self,
+        width: int,
+        aim: int,
+        hidden: int = 256,
+        members: int = 2,
+        grid: tuple[int, int] | None = None,
+        place: int = 0,
+    ) -> None:
         super().__init__()
-        self.aim, self.goal = aim, aim > 0
-        wide = width + 2 * aim
+        self.aim, self.goal, self.place = aim, aim > 0, place
+        self.look = Sought(width - place, grid) if grid else None
+        found = width if self.look is None else place + self.look.out
+        self.waves = Waves(found + 2 * aim) if grid else None
+        wide = found + 2 * aim if self.waves is None else self.waves.out
         self.members = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(wide, hidden), nn.LayerNorm(hidden), nn.GELU(), Mlp(hidden, hidden, 1)
@@ -206,11 +223,16 @@ class Critic(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
+        self.unit: Tensor
+        self.register_buffer("unit", torch.ones(()))
 
     def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """What each network says: `N P D` and `N P D` to `M N`."""
         seen = beside((states, self.mean, self.std), goal, self.aim)
-        return torch.stack([member(seen)[:, 0] for member in self.members])
+        if self.look is not None and self.waves is not None:
+            here, scene, rest = seen.tensor_split((self.place, len(self.mean)), 1)
+            seen = self.waves(torch.cat((here, self.look(scene), rest), 1))
+        return self.unit * (1 + torch.stack([member(seen)[:, 0] for member in self.members]))
 
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The mean of the networks, `N`."""
@@ -302,7 +324,7 @@ class WorldCost:
         terms = self.intrinsic.terms(future, actions, task)
         told = {name: (value * shares).sum(-1) for name, value in terms.items()}
         if isinstance(self.critic, Ways):
-            told |= self._ways(self.critic, now, future, task)
+            told |= self._ways(self.critic, state, future, task)
         elif self.critic is not None:
             last, goal = future[:, :, -1].flatten(0, 1), task.goal
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
@@ -327,14 +349,15 @@ class WorldCost:
         places = torch.cat((begin.expand(-1, way.shape[1], -1, -1), way), 2)
         return places.flatten(0, 2), actions.flatten(0, 2)
 
-    def _ways(self, ways: Ways, now: Tensor, future: Tensor, task: Task) -> dict[str, Tensor]:
+    def _ways(self, ways: Ways, state: Situation, future: Tensor, task: Task) -> dict[str, Tensor]:
         """What a critic of ways adds, which foretells the cost `goal` alone."""
         share = task.weights.get("goal", 0.0) / ways.weight
         if not share:
             return {}
         if task.goal is None:
             raise UserError("the critic was trained for goals; the task has none")
-        left, over = ways.foretold(now, task.goal, future)
+        now = state.known[:, -1]
+        left, over = ways.foretold(now, task.goal, future, tried=state.tried)
         later = self.discount ** future.shape[2] * left[:, :, -1]
         return {"critic": share * later, "leap": share * LEAP * over.sum(-1)}
 

@@ -18,7 +18,6 @@ Shapes: pairs `B P D`, candidates `B S A`, states of candidates `N P D` with N =
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -31,7 +30,7 @@ from ..distributed import rank
 from ..errors import UserError, within
 from ..randomness import LATENT, generator
 from ..training.passages import Passage
-from ..training.schedules import warmup_cosine
+from ..training.schedules import staged
 from ..training.second_level import untouched
 from ..training.target import ema_update, frozen_copy, still
 from ..training.world_model import WorldModel
@@ -40,8 +39,9 @@ from .chart import Chart
 from .cost import Critic, IntrinsicCost
 from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
-from .policy import Reaction
+from .policy import Reaction, anything
 from .reach import LEAP, Ways
+from .recall import lived, reached, recalled, surprises, surprising
 from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
@@ -68,6 +68,10 @@ class AgentLearner(L.LightningModule):
             cost and critic through the world model), `data` (actions of memory, by relabelling:
             the goal is where they led, a step later or some; Ghosh et al. 2021, GCSL).
         correct: share of all steps, at the beginning, in which the dynamics are corrected.
+        surprise: share of what they are corrected on, before any round, that is drawn by how wrong
+            the world model is there (Schaul et al. 2016): what is rare, as a gate that opens.
+        recall: steps of memory that a critic of values looks ahead, see `recall.py`; 0 for plans.
+        hope: expectile of what came that it learns then; above one half, from what went well.
         planned: states of a batch that plans are tried in, once the dynamics stand still.
         candidates: actions that are tried in each of them.
         holds: for how many steps each is held; a plan of several steps carries costs further.
@@ -96,6 +100,9 @@ class AgentLearner(L.LightningModule):
         judge: Judge = "auto",
         source: Source = "plans",
         correct: float = 0.4,
+        surprise: float = 0.0,
+        recall: int = 0,
+        hope: float = 0.85,
         planned: int = 128,
         candidates: int = 12,
         holds: tuple[int, ...] = (1, 3),
@@ -123,7 +130,8 @@ class AgentLearner(L.LightningModule):
             raise UserError(f"discount must be between 0 and 1, not {discount}")
         within("learn", 1, hidden=hidden, finer=finer, futures=futures)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
-        within("learn", 0, 1, momentum=momentum, warmup=warmup)
+        within("learn", 0, 1, momentum=momentum, warmup=warmup, surprise=surprise, hope=hope)
+        within("learn", 0, recall=recall)
         facts = world.facts
         if source == "critic" and facts.discrete:
             raise UserError(
@@ -143,6 +151,9 @@ class AgentLearner(L.LightningModule):
                 f"learn.judge {judge} counts steps to a goal: it takes the cost goal alone"
             )
         self.ways = judge != "value" and alone
+        self.surprise, self.recall, self.hope = surprise, recall, hope
+        if recall and self.ways:
+            raise UserError("learn.recall is of a critic of values: give --learn.judge value")
         if stride and not self.ways:
             raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
         mind = Mind(
@@ -173,12 +184,22 @@ class AgentLearner(L.LightningModule):
             part.std.copy_(std)
 
     def measure(self, bank: Bank) -> None:
-        """Take the scales from memory, which is to tell its trails where the critic is a chart."""
+        """Take the scales from memory, and ask it for what this learner needs beside pairs."""
         self.scale_to(*bank.moments())
+        bank.onward = self.recall
+        if self.target is not None:
+            batch = {name: part.to(self.device) for name, part in bank.spread().items()}
+            usual = self.felt(batch["next"], batch["action"], batch["goal"]).abs().mean()
+            for part in (self.critic, self.target):
+                cast(Critic, part).unit.copy_(usual.clamp_min(1e-3) / (1 - self.discount))
+        if self.surprise:
+            draw = generator(self.seed, LATENT)
+            bank.weigh(surprises(self.world, bank.transitions(), self.device, draw))
         if self.level2 is not None:
             self.level2.scale_to(bank.gone(self.world.state.aim))
         if isinstance(self.critic, Chart):
-            self.critic.survey(bank.spread()["state"], bank.strayed(self.world.state.aim))
+            batch = bank.spread()
+            self.critic.survey(batch["state"], bank.strayed(self.world.state.aim))
             bank.spots = cast(nn.Linear, frozen_copy(self.critic.where))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -187,8 +208,8 @@ class AgentLearner(L.LightningModule):
         draw = generator(self.seed, LATENT, rank(), self.draws)
         if self.global_step < self.first_stage():
             return self.corrected(batch, draw)
-        if isinstance(self.critic, Ways):
-            return self.led(self.critic, batch, draw)
+        if self.ways or self.recall:
+            return self.led(batch, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
         acted, saved, costs = self.distilled(batch, draw)
         cost = torch.minimum(costs.amin(1), self.lived(batch["ahead"]))
@@ -202,12 +223,20 @@ class AgentLearner(L.LightningModule):
         self.log_dict({"loss": loss.detach(), **facts})
         return {"loss": loss + self._idle(self.dynamics)}
 
-    def led(self, ways: Ways, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
-        """Ways between memory's states; from half-way on, the best of some plans along them."""
+    def taught(self, batch: dict[str, Tensor], share: float) -> Tensor:
+        """The loss of a critic that learns from memory's own steps; `share` of it is over."""
+        if isinstance(self.critic, Ways):
+            return self.critic.learn(batch, share)
+        assert self.target is not None
+        most, judged = self.lived(batch["ahead"]), (self.felt, self.discount, self.hope)
+        return recalled(self.critic, self.target, batch, *judged, most)
+
+    def led(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
+        """What memory's own steps tell; from half-way on, also the best of some plans by that."""
         first = self.first_stage()
         share = (self.global_step - first) / max(self.total_steps() - first, 1)
         share = share if self.fresh else 1.0
-        loss = ways.learn(batch, share)
+        loss = self.taught(batch, share)
         facts = {"critic": loss.detach()}
         if self.level2 is not None:
             more, facts["level2"] = self.level2.loss(
@@ -241,16 +270,14 @@ class AgentLearner(L.LightningModule):
 
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """The energy of memory's own transitions."""
-        world, known = self.world, batch["state"][:, None]
-        done = batch["action"][:, None]
-        passage = Passage(known, done[:, :0], done, batch["next"][:, None])
+        world, parts = self.world, surprising(batch, self.surprise)
+        known, done, after = (part[:, None] for part in parts)
+        passage = Passage(known, done[:, :0], done, after)
         z = world.explain(passage, draw) if world.latent.dim else None
         told = world.imagine(known, passage.actions, z)
         energy = world.prediction * world.energy(told, passage.future).mean()
         self.log_dict({"loss": energy.detach(), "energy": energy.detach()})
-        parts = (self.critic, self.policy, self.worth, self.level2)
-        idle = sum(self._idle(part) for part in parts if part is not None)
-        return {"loss": energy + idle}
+        return {"loss": energy + sum(map(self._idle, self.trained().named().values()))}
 
     def _idle(self, part: nn.Module) -> Tensor | float:
         """0, from weights that take no part in this step: several ranks wait for them."""
@@ -270,20 +297,10 @@ class AgentLearner(L.LightningModule):
         """Candidates `B S A`: what the policy would do and did, and draws over all actions."""
         known = torch.stack((reaction.best(), done), 1)
         drawn = reaction.sample(2, draw)
-        tried = torch.cat((known, drawn, self._anything(state, draw)), 1)
-        return tried if self.limits is None else self.limits.clip(tried)
-
-    def _anything(self, state: Tensor, draw: torch.Generator) -> Tensor:
-        """Draws that know nothing: `B S-4 A`, with the rest and the edge among them."""
         facts, count = self.world.facts, max(self.candidates - 4, 1)
         shape = (len(state), count, facts.action_size)
-        noise = torch.randn(shape, generator=draw).to(state)
-        if facts.discrete:
-            kinds = torch.nn.functional.one_hot(noise.argmax(-1), facts.action_size)
-            return kinds.to(state.dtype)
-        long = noise / noise.abs().amax(-1, keepdim=True).clamp_min(1e-6)  # on the edge of the box
-        share = torch.rand(shape[:2], generator=draw).to(state)[..., None]
-        return long * torch.where(share < 0.7, 1.0, share - 0.7)
+        tried = torch.cat((known, drawn, anything(shape, facts.discrete, draw).to(state)), 1)
+        return tried if self.limits is None else self.limits.clip(tried)
 
     def outcome(
         self, state: Tensor, goal: Tensor | None, actions: Tensor, draw: torch.Generator
@@ -327,17 +344,19 @@ class AgentLearner(L.LightningModule):
         return told.view(-1, steps)
 
     def lived(self, ahead: Tensor) -> Tensor:
-        """The most that the way of memory from state to goal can have cost, `B`.
+        """The most that memory's way to the goal can have cost, `B`, where that alone is asked for.
 
-        Memory was at the goal so many steps later, and no step costs more than the weight. It says
-        nothing where the goal came first, where other terms are asked for, or where there is
-        chance: memory was lucky then.
+        It says nothing where imagination is to tell what chance may bring: memory was lucky.
         """
-        most = torch.full(ahead.shape, torch.inf, device=ahead.device)
-        if not self.goal or set(self.weights) != {"goal"} or self.world.latent.dim:
-            return most
-        steps = (1 - self.discount ** ahead.float()) / (1 - self.discount)
-        return torch.where(ahead >= 0, self.weights["goal"] * steps, most)
+        lucky = self.world.latent.dim and not self.recall
+        if not self.goal or set(self.weights) != {"goal"} or lucky:
+            return torch.full(ahead.shape, torch.inf, device=ahead.device)
+        return lived(ahead, self.discount, self.weights["goal"])
+
+    def felt(self, states: Tensor, actions: Tensor, goal: Tensor | None) -> Tensor:
+        """The intrinsic cost that is foretold, of states `B ... P D`: `B ...`."""
+        goal = goal if self.goal else None
+        return self.intrinsic(states, actions, Task(goal, self.weights, self.zones))
 
     def _future(self, now: Tensor, count: int, draw: torch.Generator) -> Tensor | None:
         """The same draws of z for each of `count` plans, one after the other; None: no latent."""
@@ -386,21 +405,22 @@ class AgentLearner(L.LightningModule):
         """What is kept of it."""
         return Trained(self.critic, self.policy, self.level2, self.worth)
 
+    def _spread(self, bank: Bank, count: int = 4096) -> tuple[Tensor, Tensor | None]:
+        batch = bank.spread(count)
+        return batch["state"].to(self.device), batch["goal"].to(self.device) if self.goal else None
+
     @torch.no_grad()
     def worth_where(self, bank: Bank, quantile: float) -> float:
         """The quantile of what a plan is worth over states and goals of memory."""
-        batch = {name: part.to(self.device) for name, part in bank.spread().items()}
-        told = self.worth(batch["state"], batch["goal"] if self.goal else None)
-        return float(told.quantile(quantile))
+        return float(self.worth(*self._spread(bank)).quantile(quantile))
 
     @torch.no_grad()
     def doubt_of(self, bank: Bank, quantile: float, count: int = 4096) -> float:
         """The quantile of the critic's disagreement over states and goals of memory."""
-        batch = {name: part.to(self.device) for name, part in bank.spread(count).items()}
-        told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)
+        told = self.critic.each(*self._spread(bank, count))
         return float(told.std(0).quantile(quantile)) if len(told) > 1 else 0.0
 
-    # Lightning's side
+    # Lightning
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; each stage has its own warm-up and cosine, to a tenth."""
@@ -408,14 +428,9 @@ class AgentLearner(L.LightningModule):
         groups = [{"params": list(self.dynamics.parameters())}, {"params": mine}]
         optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
         total, first = self.total_steps(), self.first_stage()
-
-        def rate(begin: int, end: int, step: int) -> float:
-            if not begin <= step < end:
-                return 0.0
-            warmup = int(self.warmup * (end - begin))
-            return warmup_cosine(step - begin + 1, end - begin, warmup, 0.0, 1.0, 0.1)
-
-        rates: list[Callable[[int], float]] = [partial(rate, 0, first), partial(rate, first, total)]
+        rates: list[Any] = [
+            partial(staged, begin, end, self.warmup) for begin, end in ((0, first), (first, total))
+        ]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {
             "optimizer": optimizer,
@@ -436,9 +451,3 @@ class AgentLearner(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counter."""
         self.draws = checkpoint["agent_learner"]["draws"]
-
-
-def reached(batch: dict[str, Tensor]) -> Tensor:
-    """Where actions of memory led: the goal, where its episode was there later, else `next`."""
-    later: Tensor = torch.where(batch["ahead"][:, None, None] > 0, batch["goal"], batch["next"])
-    return later

@@ -240,6 +240,14 @@ class Moments:
         """All slots, in no order: `found` tells the filled ones."""
         return self._parted(self.store.values, self.store.filled)
 
+    def after(self, now: Tensor) -> Tensor:
+        """The states after those of all slots, `B M P D`; that of the last moment is `now` `B P D`.
+
+        What comes after a moment that was the last but is no more may have been forgotten: `now`.
+        """
+        then = self.read(self.times + 1)
+        return torch.where(then.found[..., None, None], then.state, now[:, None])
+
     def _parted(self, values: Tensor, found: Tensor) -> Moment:
         width = math.prod(self.shape)
         state, action = values[..., :width], values[..., width:-1]

@@ -116,7 +116,8 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
                 width, aim, world.state.grid, size, mind.discount, weight, finer=mind.chart
             )
         return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
-    return Critic(width, aim, mind.hidden, mind.members)
+    grid = world.state.grid
+    return Critic(width, aim, mind.hidden, mind.members, grid, world.state.aim)
 
 
 def level2_of(mind: Mind, world: WorldModel) -> Level2 | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..models.blocks import Mlp, Sought
 from .cost import beside
+from .tried import Tried
 
 _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
 
@@ -21,7 +22,7 @@ _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
 class Guide(Protocol):
     """A critic that tells how much nearer the goal is on each side of where the agent is."""
 
-    def slope(self, states: Tensor, goal: Tensor) -> Tensor:
+    def slope(self, states: Tensor, goal: Tensor, tried: Tried | None = None) -> Tensor:
         """From states and goals `N P D`, `N guide`; without gradients."""
 
 
@@ -65,7 +66,7 @@ class ReactivePolicy(nn.Module):
         """Ask this one from now on."""
         self._guide = [guide]
 
-    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+    def forward(self, states: Tensor, goal: Tensor | None, tried: Tried | None = None) -> Tensor:
         """What the distribution is made of: logits `N A`, or means and log deviations `N 2A`."""
         s, aimed = beside((states, self.mean, self.std), goal, self.aim), goal
         if self.look is not None:
@@ -73,13 +74,16 @@ class ReactivePolicy(nn.Module):
             s = torch.cat((place, self.look(scene), goal), 1)
         if self.guides:
             assert aimed is not None
-            s = torch.cat((s, self._guide[0].slope(states, aimed)), 1)
+            s = torch.cat((s, self._guide[0].slope(states, aimed, tried)), 1)
         told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
         return told
 
-    def on(self, states: Tensor, goal: Tensor | None) -> Reaction:
-        """What it makes of states and goals `N P D`: a distribution over actions."""
-        return Reaction(self(states, goal), self.action, self.discrete)
+    def on(self, states: Tensor, goal: Tensor | None, tried: Tried | None = None) -> Reaction:
+        """What it makes of states and goals `N P D`: a distribution over actions.
+
+        What was tried in an episode is for its guide to know.
+        """
+        return Reaction(self(states, goal, tried), self.action, self.discrete)
 
 
 class Reaction(NamedTuple):
@@ -138,3 +142,13 @@ class Reaction(NamedTuple):
         correction = 2 * (math.log(2) - before - F.softplus(-2 * before))
         likely: Tensor = (normal - correction).sum(-1)
         return likely
+
+
+def anything(shape: tuple[int, int, int], discrete: bool, draw: torch.Generator) -> Tensor:
+    """Actions `B S A` that know nothing, with the rest and the edge of the box among them."""
+    noise = torch.randn(shape, generator=draw)
+    if discrete:
+        return F.one_hot(noise.argmax(-1), shape[-1]).float()
+    long = noise / noise.abs().amax(-1, keepdim=True).clamp_min(1e-6)  # on the edge
+    share = torch.rand(shape[:2], generator=draw)[..., None]
+    return long * torch.where(share < 0.7, 1.0, share - 0.7)

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import Mlp, Scenic
+from .tried import Tried
 
 FAR = 1.2  # steps beyond which nothing is pushed further, in 1 / (1 - discount)
 LEAP = 10.0  # cost of each step by which an imagined step is too long
@@ -59,7 +60,12 @@ class Ways(nn.Module):
         raise NotImplementedError
 
     def foretold(
-        self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
+        self,
+        now: Tensor,
+        goal: Tensor,
+        future: Tensor,
+        stride: int = 1,
+        tried: Tried | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What is left after each imagined state, and by how much the step to it is a leap.
 
@@ -70,6 +76,7 @@ class Ways(nn.Module):
             goal: `B P D`.
             future: `B S H P D`, or their first `aim` numbers alone.
             stride: steps between two of them.
+            tried: what was done in the episode, for a critic that minds it.
 
         Returns:
             Discounted cost of the way that is left, and steps too long: `B S H` each.
@@ -138,7 +145,12 @@ class Reach(Scenic, Ways):
         return between(self.place(states, scene), self.place(others, scene))
 
     def foretold(
-        self, now: Tensor, goal: Tensor, future: Tensor, stride: int = 1
+        self,
+        now: Tensor,
+        goal: Tensor,
+        future: Tensor,
+        stride: int = 1,
+        tried: Tried | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `Ways`."""
         scene, (batch, *many) = self.scene(now), future.shape[:3]

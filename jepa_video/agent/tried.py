@@ -32,28 +32,38 @@ class Tried(NamedTuple):
         keys: places and actions, `B M K`.
         felt: the cost `goal` at the time, 0 to 1, `B M`; 0 in empty slots.
         reach: distance of states that count as the same place.
+        place: where it was done, `B M D`.
+        action: what, `B M A`.
+        came: where that led, `B M D`.
     """
 
     keys: Tensor
     felt: Tensor
     reach: float
+    place: Tensor
+    action: Tensor
+    came: Tensor
 
     @classmethod
-    def of(cls, told: Moment, felt: Tensor, aim: int, reach: float) -> Tried:
+    def of(cls, told: Moment, came: Tensor, felt: Tensor, aim: int, reach: float) -> Tried:
         """From the moments of an episode.
 
         Args:
             told: of which the first `aim` numbers of a state say where the agent was.
+            came: the states after them, `B M P D`.
             felt: the cost `goal` in each of them, without its weight, `B M`.
             aim: D.
             reach: distance of states that count as the same place.
         """
-        place = told.state.flatten(2)[..., :aim]
-        return cls(keys(place, told.action, reach), felt * told.found, reach)
+        place, came = (part.flatten(2)[..., :aim] for part in (told.state, came))
+        known, felt = keys(place, told.action, reach), felt * told.found
+        return cls(known, felt, reach, place, told.action, came)
 
     def rows(self, which: Tensor) -> Tried:
         """That of some environments."""
-        return Tried(self.keys[which], self.felt[which], self.reach)
+        keys, felt, reach, *rest = self
+        place, action, came = (part[which] for part in rest)
+        return Tried(keys[which], felt[which], reach, place, action, came)
 
     def often(self, places: Tensor, actions: Tensor) -> Tensor:
         """How often that was done there in vain, for places `N D` and actions `N A`: `N`.

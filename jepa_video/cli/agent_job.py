@@ -263,6 +263,9 @@ class AgentJob(TrainingJob):
     def _write(self, path: Path) -> float:
         """Write the agent as it is with its world model; the doubt above which it plans."""
         module, bank = self.module, self.data.bank
+        if isinstance(module.critic, Chart):
+            batch = {name: part.to(self.device) for name, part in bank.spread().items()}
+            module.critic.steer(*(batch[name] for name in ("state", "action", "next")))
         doubt = module.doubt_of(bank, DOUBT)
         mind = replace(self.mind, doubt=doubt, worth=module.worth_where(bank, WORTH))
         save_agent(mind, module.trained(), path / FOLDER)

@@ -18,3 +18,17 @@ def warmup_cosine(
     if step < warmup:
         return start + (peak - start) * step / warmup
     return cosine(step - warmup, total - warmup, peak, end)
+
+
+def staged(begin: int, end: int, warmup: float, step: int) -> float:
+    """`warmup_cosine` from 1 to a tenth within the steps `begin` to `end`, 0 outside of them.
+
+    Args:
+        begin: first step.
+        end: the one after the last.
+        warmup: share of the stage in which it rises from 0.
+        step: to be looked at.
+    """
+    if not begin <= step < end:
+        return 0.0
+    return warmup_cosine(step - begin + 1, end - begin, int(warmup * (end - begin)), 0.0, 1.0, 0.1)

@@ -36,7 +36,7 @@ def moments(places: Tensor, actions: Tensor, costs: Tensor, capacity: int = 8) -
 def tried_of(held: Moments, aim: int, reach: float) -> Tried:
     """Of moments whose cost is that of the goal alone."""
     told = held.held()
-    return Tried.of(told, told.cost, aim, reach)
+    return Tried.of(told, told.state, told.cost, aim, reach)
 
 
 def test_how_often_is_its_formula():
@@ -78,7 +78,7 @@ class Rightward(ReactivePolicy):
     def __init__(self) -> None:
         super().__init__(2, 2, False, 2, 8)
 
-    def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
+    def forward(self, states: Tensor, goal: Tensor | None, tried: Tried | None = None) -> Tensor:
         return torch.tensor([[20.0, 0.0, 0.0, 0.0]]).expand(len(states), -1)
 
 

@@ -1,0 +1,92 @@
+"""What an agent ran into: steps of this episode that led nowhere, as walls on a chart.
+
+    against(u, v) = sum_i b_i exp(-l_i^2 / 2 L^2 - r_i^2 / 2 R^2) max(0, cos(v - u, a_i))^2
+
+Where a chart is told a door a cell too far on, an agent stands beside it for ever: what it did in
+vain it does no more, but every place that it turns to looks further away. So what stopped it is put
+down where it stopped, and the shortest way leads around, as that of a traveller who corrects the
+map (Koenig and Likhachev 2002, "D* Lite"). `l_i` and `r_i` are how far u lies beside and along the
+way `a_i` of the step that was stopped, `b_i` is 1 where it was. Nothing is trained.
+
+Shapes: B environments, M moments, places `... 2` in cells of the chart.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+PRICE: Final = 6.0  # steps that a way costs more, for each time that it was stopped
+_BESIDE, _ALONG = 0.4, 0.8  # L and R, cells
+_STOPPED: Final = 0.3  # share of what was meant below which a step was stopped
+_MEANT: Final = 0.15  # cells, below which a step is too short to tell
+_TURNS: Final = 5
+
+
+class Met(NamedTuple):
+    """The steps that were stopped.
+
+    As many as the environment with most of them has.
+
+    Attributes:
+        place: where, `B M 2`.
+        way: their directions, of length 1, `B M 2`.
+        stopped: 1 where one was, else 0, `B M`.
+    """
+
+    place: Tensor
+    way: Tensor
+    stopped: Tensor
+
+    @classmethod
+    def of(cls, here: Tensor, there: Tensor, meant: Tensor, counts: Tensor) -> Met:
+        """From steps, those that were stopped.
+
+        Args:
+            here: where they began, `B M 2`.
+            there: where they led.
+            meant: where they lead where nothing is in the way, less `here`.
+            counts: bool `B M`, which of them there are.
+        """
+        long = meant.norm(dim=-1)
+        way = meant / long.clamp_min(1e-6)[..., None]
+        share = ((there - here) * way).sum(-1) / long.clamp_min(1e-6)
+        stopped = counts & (long > _MEANT) & (share < _STOPPED)
+        most = int(stopped.sum(1).max()) if stopped.numel() else 0
+        which = stopped.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = which[..., None].expand(-1, -1, 2)
+        return cls(here.gather(1, rows), way.gather(1, rows), stopped.gather(1, which).to(here))
+
+    def against(self, begin: Tensor, ways: Tensor) -> Tensor:
+        """What is to be paid for going from `B N 2` along `B N K 2`, in steps: `B N K`."""
+        off = begin[:, :, None] - self.place[:, None]  # B N M 2
+        along = (off * self.way[:, None]).sum(-1)
+        beside = off.square().sum(-1) - along.square()
+        near = (-beside / (2 * _BESIDE**2) - along.square() / (2 * _ALONG**2)).exp()
+        near = near * self.stopped[:, None]
+        straight = ways / ways.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        turn = torch.einsum("bnkc,bmc->bnmk", straight, self.way).relu().square()
+        told: Tensor = PRICE * (near[..., None] * turn).sum(2)
+        return told
+
+
+def led_by(moves: Tensor, actions: Tensor) -> Tensor:
+    """Where actions `N A` lead in cells, where nothing is in the way, as `2 A`: `N 2` they did.
+
+    Least squares over the steps that went at least half as far as they say. 0 where these explain
+    less than half of how places move: then actions are no steps on this chart.
+    """
+    free = torch.ones(len(moves), dtype=torch.bool, device=moves.device)
+    drive = moves.new_zeros(2, actions.shape[1])
+    for _ in range(_TURNS):
+        if int(free.sum()) <= actions.shape[1]:
+            return torch.zeros_like(drive)
+        # On the CPU, which has the driver that takes columns without anything in them.
+        told = torch.linalg.lstsq(actions[free].cpu(), moves[free].cpu(), driver="gelsd").solution
+        drive = told.T.to(moves)
+        meant = actions @ drive.T
+        free = (moves * meant).sum(1) > 0.5 * meant.square().sum(1)
+    rest = (moves - actions @ drive.T)[free].square().sum()
+    return drive if rest < 0.5 * moves[free].square().sum() else torch.zeros_like(drive)

@@ -1,0 +1,133 @@
+"""Claims of what an agent ran into: it is a wall on the chart, and the way leads around it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from jepa_video.agent.chart import Chart
+from jepa_video.agent.met import PRICE, Met, led_by
+from jepa_video.agent.tried import Tried
+
+EAST = torch.tensor([1.0, 0.0])
+
+
+def met(
+    here: list[float], there: list[float], meant: list[float] | None = None, counts: bool = True
+) -> Met:
+    """One step of one environment."""
+    parts = (torch.tensor(part)[None, None] for part in (here, there, meant or [1.0, 0.0]))
+    return Met.of(*parts, torch.full((1, 1), counts))
+
+
+def paid(told: Met, begin: list[float], way: Tensor) -> float:
+    """What it costs to go one way."""
+    return float(told.against(torch.tensor(begin)[None, None], way[None, None, None]))
+
+
+def test_what_is_paid_is_its_formula():
+    told, begin, way = met([2.0, 3.0], [2.0, 3.0]), [1.6, 3.3], torch.tensor([2.0, 1.0])
+    near = math.exp(-(0.3**2) / (2 * 0.4**2) - 0.4**2 / (2 * 0.8**2))
+    assert paid(told, begin, way) == pytest.approx(PRICE * near * 4 / 5, rel=1e-5)
+
+
+def test_only_a_step_that_was_stopped_counts_and_only_onwards():
+    assert paid(met([2.0, 3.0], [2.0, 3.0]), [2.0, 3.0], EAST) == pytest.approx(PRICE)
+    assert paid(met([2.0, 3.0], [2.0, 3.0]), [2.0, 3.0], -EAST) == 0
+    assert paid(met([2.0, 3.0], [2.0, 3.0]), [2.0, 5.0], EAST) < 1e-3
+    went = met([2.0, 3.0], [2.8, 3.1])
+    short = met([2.0, 3.0], [2.0, 3.0], [0.1, 0.0])  # one that stands still says nothing
+    for told in (went, short, met([2.0, 3.0], [2.0, 3.0], counts=False)):
+        assert told.stopped.shape == (1, 0) and paid(told, [2.0, 3.0], EAST) == 0
+
+
+def test_environments_keep_their_own_however_many_they_have():
+    here = torch.tensor([[[0.0, 0.0], [5.0, 5.0], [9.0, 9.0]], [[1.0, 1.0]] * 3])
+    there = here.clone()
+    there[0, 0] += EAST  # this one went, and none of the second was stopped but the last
+    there[1, :2] += EAST
+    told = Met.of(here, there, EAST.expand(2, 3, 2), torch.ones(2, 3, dtype=torch.bool))
+    assert told.stopped.tolist() == [[1, 1], [1, 0]]
+    cost = told.against(here, EAST.expand(2, 3, 1, 2))[..., 0]
+    torch.testing.assert_close(cost[0], torch.tensor([0.0, PRICE, PRICE]), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(cost[1], torch.full((3,), PRICE))
+
+
+def test_where_actions_lead_is_found_though_half_of_them_are_stopped():
+    torch.manual_seed(0)
+    actions, truth = torch.randn(600, 2), torch.tensor([[0.6, 0.1], [-0.2, 0.5]])
+    moves = actions @ truth.T + 0.01 * torch.randn(600, 2)
+    moves[::2] = 0
+    torch.testing.assert_close(led_by(moves, actions), truth, atol=0.02, rtol=0)
+
+
+def test_actions_that_do_not_move_places_lead_nowhere():
+    torch.manual_seed(0)
+    assert not led_by(torch.randn(600, 2), torch.randn(600, 3)).any()
+    assert not led_by(torch.zeros(600, 2), torch.randn(600, 2)).any()
+
+
+# -- on a chart that sees no wall ------------------------------------------------------------------
+
+SIDE = 6
+
+
+@pytest.fixture
+def plain() -> Chart:
+    """A chart of open cells: each is as far from its neighbours as they are apart."""
+    torch.manual_seed(0)
+    made = Chart(2 + SIDE * SIDE, 2, (SIDE, SIDE), 2, discount=0.95)
+    with torch.no_grad():
+        made.where.weight.copy_(torch.eye(2))
+        made.where.bias.zero_()
+        made.onward.weight.zero_()
+        made.onward.bias.fill_(-20.0)
+        made.entry[-1].weight.zero_()
+        made.entry[-1].bias.fill_(-20.0)
+        made.pace.zero_()
+        made.drive.copy_(torch.eye(2))
+    return made
+
+
+def state(x: float, y: float) -> Tensor:
+    """`1 1 D`, with a map that shows nothing."""
+    return torch.cat((torch.tensor([x, y]), torch.zeros(SIDE * SIDE)))[None, None]
+
+
+def stopped(*places: tuple[float, float]) -> Tried:
+    """East was tried in each of these places, and it stayed there."""
+    here = torch.tensor(places)[None]
+    act = EAST.expand_as(here)
+    return Tried(torch.zeros(1, len(places), 4), torch.ones(here.shape[:2]), 1.0, here, act, here)
+
+
+def test_the_way_leads_around_what_was_met(plain):
+    here, goal = state(2.5, 2.5), state(4.5, 2.5)
+    places = torch.tensor([[3.5, 2.5], [2.5, 3.5]])[None, :, None]  # across, and along
+    free = plain.foretold(here, goal, places)[0][0, :, 0]
+    assert free[0] < free[1]
+    ran_into = stopped((2.5, 2.5), (2.5, 2.5), (2.5, 1.5), (2.5, 3.4))
+    own = plain.foretold(here, goal, here[None, :, :, :2], tried=ran_into)[0]
+    before = plain.foretold(here, goal, here[None, :, :, :2])[0]
+    assert float(own) > float(before) + 1, "from here the goal is further now"
+    left, over = plain.foretold(here, goal, places, tried=ran_into)
+    assert float(left[0, 1, 0]) < float(own), "and along what stopped it, it is nearer than here"
+    assert float(over[0, 0, 0]) > 1, "to be on the other side with one step would be a leap"
+    assert float(over[0, 1, 0]) == 0
+
+
+def test_the_slope_turns_away_from_what_was_met(plain):
+    here, goal = state(2.5, 2.5), state(4.5, 2.5)
+    east = [i for i, way in enumerate(plain.ahead.tolist()) if way == [1.0, 0.0]]
+    free = plain.slope(here, goal)[0, east]
+    assert float(free) < -0.5
+    assert float(plain.slope(here, goal, stopped((2.5, 2.5)))[0, east]) > float(free) + 1
+    torch.testing.assert_close(plain.slope(here, goal, stopped((0.5, 5.5)))[0, east], free)
+
+
+def test_a_chart_whose_actions_lead_nowhere_meets_nothing(plain):
+    plain.drive.zero_()
+    assert plain.met(stopped((2.5, 2.5))) is None
