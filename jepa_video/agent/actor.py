@@ -44,7 +44,7 @@ class Search:
         lessons: moments of the episode, with what the world model got wrong in them, that plans
             take into account; 0 for none.
         tried: moments of the episode that speak against doing the same in the same place again,
-            in plans and in mode 1; 0 for none.
+            in plans and in mode 1, and that a chart knows walls by; 0 for none.
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.

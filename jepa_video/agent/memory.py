@@ -241,10 +241,7 @@ class Moments:
         return self._parted(self.store.values, self.store.filled)
 
     def after(self, now: Tensor) -> Tensor:
-        """The states after those of all slots, `B M P D`; that of the last moment is `now` `B P D`.
-
-        What comes after a moment that was the last but is no more may have been forgotten: `now`.
-        """
+        """The states after those of all slots, `B M P D`; after the last moment `now` `B P D`."""
         then = self.read(self.times + 1)
         return torch.where(then.found[..., None, None], then.state, now[:, None])
 

@@ -14,6 +14,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --learn.source S          what the policy learns from: plans, critic or data
   --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the
                             scene, for many walls), value (any cost), or auto
+  --learn.recall N          a critic of values learns from so many steps of memory, not from plans
+  --learn.surprise S        share of what the dynamics are corrected on that surprised them
   --learn.candidates N      plans that are tried in each state
   --learn.stride K          also level 2: places K steps later, for sub-goals (--search.levels 2)
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead

@@ -203,6 +203,11 @@ def test_moments_are_told_by_their_time_and_pair_a_state_with_a_later_cost():
         assert torch.equal(told.state[i, q], states[time, i])
         assert torch.equal(told.action[i, q], actions[time, i])
         assert told.cost[i, q] == costs[time, i]
+    now, times = draws(2, 1, 3, seed=3), moments.times
+    came = moments.after(now)
+    for i in range(2):
+        for slot, time in enumerate(times[i].tolist()):
+            assert torch.equal(came[i, slot], now[i] if time == 8 else states[time + 1, i])
     state, cost, there = moments.later(3)
     assert there.sum(1).tolist() == [2, 2]  # of 4 and 5: 7 and 8 are remembered
     for i in range(2):
