@@ -50,7 +50,9 @@ def write_evaluation(
     which = choose_shown(found.rows[0], tells)
     first = {row.policy: row for row in reversed(found.rows)}  # of several seeds the first
     drawn = [row for row in found.rows if first[row.policy] is row]
-    scenes = [(row.name, scene_of(make, found.tasks, row, which, tells)) for row in drawn]
+    zones = [*told.get("zones", ()), *told.get("watched", ())]
+    boxes = [(zone["low"], zone["high"]) for zone in zones]
+    scenes = [(row.name, scene_of(make, found.tasks, row, which, tells, boxes)) for row in drawn]
     draw_sheet(scenes, paths["sheet"])
     shown = scenes[0][1]
     summary["drawn"] = "ways" if shown.places else "times"

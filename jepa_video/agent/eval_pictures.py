@@ -35,8 +35,10 @@ GRID: Final = 3  # frames across and down where ways cannot be drawn
 INK, SOFT, PAPER = (233, 234, 236), (163, 169, 177), (21, 23, 26)
 WAYS: Final = ((255, 255, 255), (250, 210, 70))
 GOAL, PLAN, FAILED = (76, 199, 154), (255, 90, 220), (255, 138, 128)
+VIA, ZONE = (80, 200, 250), (240, 90, 70)
 
 Make = Callable[[int], BatchEnv]
+Box = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Scene:
         frames: uint8 `T+1 H W 3` of each.
         goals: pictures of the goals `N H W 3`, or None.
         tells_success: whether success means anything.
+        via: pictures of places that were shown on the way, `N G H W 3`, or None.
+        boxes: of the environment's state, least and largest of its first numbers: zones.
     """
 
     env: BatchEnv
@@ -56,6 +60,8 @@ class Scene:
     frames: list[Array]
     goals: Array | None
     tells_success: bool
+    via: Array | None = None
+    boxes: Sequence[Box] = ()
 
     @property
     def scale(self) -> int:
@@ -90,12 +96,20 @@ def choose_shown(row: Row, tells_success: bool, count: int = SHOWN) -> list[int]
     return chosen + solved[: count - len(chosen)]
 
 
-def scene_of(make: Make, tasks: Tasks, row: Row, which: Sequence[int], tells: bool) -> Scene:
+def scene_of(
+    make: Make,
+    tasks: Tasks,
+    row: Row,
+    which: Sequence[int],
+    tells: bool,
+    boxes: Sequence[Box] = (),
+) -> Scene:
     """Take the actions of some episodes of a row again."""
     env = make(len(which))
     trials = [row.played[0].trials[i] for i in which]
-    frames, first = replay(env, replace(tasks.chosen(which), via=None), trials)
-    return Scene(env, trials, frames, first.get("goal"), tells)
+    chosen = tasks.chosen(which)
+    frames, first = replay(env, replace(chosen, via=None), trials)
+    return Scene(env, trials, frames, first.get("goal"), tells, chosen.via, boxes)
 
 
 # The sheet
@@ -129,6 +143,7 @@ def _ways(scene: Scene, i: int) -> Array:
     ground = np.maximum(scene.frames[i][0], scene.frames[i][-1] // 2)
     image = Image.fromarray(_enlarged(scene, _with_goal(scene, i, ground)))
     pen = _Pen(image, scene)
+    pen.boxes()
     if trial.imagined:
         pen.line(trial.imagined[0], [PLAN] * len(scene.places))
     pen.line(trial.states, WAYS)
@@ -200,6 +215,7 @@ def _tile(scene: Scene, i: int, time: int) -> Array:
     image = Image.fromarray(_enlarged(scene, picture))
     if scene.places:
         pen = _Pen(image, scene)
+        pen.boxes()
         pen.line(trial.states[: now + 1], WAYS)
         if plan is not None and now < trial.steps:
             pen.line(plan, [PLAN] * len(scene.places))
@@ -218,10 +234,16 @@ def _shining(scene: Scene, i: int, picture: Array, plan: Array | None) -> Array:
 
 
 def _with_goal(scene: Scene, i: int, picture: Array) -> Array:
-    """Where a ring cannot say what the goal is, as that of several things: its picture, faint."""
-    if scene.goals is None or len(scene.places) < 2:
+    """What of sub-goals' pictures is not in the goal's; and the goal's, where a ring cannot say it.
+
+    That is where several things have places; all of them are faint.
+    """
+    if scene.goals is None:
         return picture
-    return _through(picture, scene.goals[i], GOAL)
+    if scene.via is not None:
+        new = (scene.via[i].astype(int) - scene.goals[i]).max(axis=-1, keepdims=True) > 0
+        picture = _through(picture, (scene.via[i] * new).max(axis=0), VIA)
+    return picture if len(scene.places) < 2 else _through(picture, scene.goals[i], GOAL)
 
 
 def _through(picture: Array, other: Array, colour: tuple[int, int, int]) -> Array:
@@ -270,6 +292,15 @@ class _Pen:
         x, y = self._at(trial.goal[None, self.scene.places[0]])[0]
         reach = NEAR * self.scene.scale
         self.draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=GOAL, width=2)
+
+    def boxes(self) -> None:
+        """Zones, where they are of the place of the first thing."""
+        if not self.scene.places or self.scene.places[0] != (0, 1):
+            return
+        for low, high in self.scene.boxes:
+            if len(low) > 1:
+                (x0, y0), (x1, y1) = self._at(np.array((low[:2], high[:2])))
+                self.draw.rectangle((x0, y0, x1, y1), outline=ZONE, width=2)
 
     def _at(self, points: Array) -> Array:
         """Pixels of the enlarged picture; a pixel's middle is its own place."""
