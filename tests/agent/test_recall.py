@@ -17,8 +17,10 @@ from jepa_video.agent.recall import (
     surprises,
     surprising,
 )
+from jepa_video.errors import UserError
 from jepa_video.training.target import ema_update, frozen_copy
-from tests.agent.tiny_agent import world
+from tests.agent.test_learner import STEP, line_learner
+from tests.agent.tiny_agent import on_trainer, world
 
 DISCOUNT = 0.9
 
@@ -167,3 +169,29 @@ def test_the_step_that_the_world_model_does_not_foresee_surprises_most():
     after[4] += 1
     told = surprises(model, (state, action, after), torch.device("cpu"), torch.Generator())
     assert told.argmax() == 4 and float(told[4]) > 10 * float(told[:4].max() + 1e-6)
+
+
+def test_the_learner_asks_memory_for_what_it_needs_and_counts_in_the_usual_cost():
+    learner, bank = line_learner(recall=3, surprise=0.5, correct=0.5), Bank(0)
+    for number in range(4):
+        states = STEP * torch.arange(9.0).view(-1, 1, 1)
+        bank.add(states, torch.ones(8, 1), torch.zeros(8), scene=number)
+    learner.measure(bank)
+    batch = bank.__getitems__([(i, i) for i in range(32)])
+    assert batch["way"].shape == (32, 3, 1, 1) and "odd_state" in batch
+    spread = bank.spread()
+    usual = learner.felt(spread["next"], spread["action"], spread["goal"]).mean()
+    assert float(learner.critic.unit) == pytest.approx(float(usual / (1 - learner.discount)))
+    assert float(learner.target.unit) == float(learner.critic.unit)
+    parts = {"critic": learner.critic, "policy": learner.policy}
+    for step, learns in ((6, "critic"), (8, "critic policy")):
+        on_trainer(learner, step).zero_grad()
+        learner.training_step(batch, 0)["loss"].backward()
+        for name, part in parts.items():
+            moved = any(p.grad is not None and p.grad.any() for p in part.parameters())
+            assert moved == (name in learns), (step, name)
+
+
+def test_a_critic_of_ways_has_no_use_for_it():
+    with pytest.raises(UserError, match="recall is of a critic of values"):
+        line_learner(recall=3, judge="ways")
