@@ -46,8 +46,6 @@ from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
 Judge = Literal["auto", "ways", "chart", "value"]
-
-
 ALONE = 0.5  # share of its stage in which a critic of ways learns alone
 
 
@@ -79,8 +77,7 @@ class AgentLearner(L.LightningModule):
         members: networks of the critic; with one alone mode auto has no doubt and always plans.
         finer: cells of a chart along a token of the map.
         futures: draws of z that a plan's cost is the mean of, where the world has a latent.
-        stride: steps of level 1 that one of level 2 takes, where the critic is one of ways; 0 for
-            no level 2.
+        stride: steps of level 1 in one of level 2, beside a critic of ways; 0 for no level 2.
         discount: of each step.
         momentum: of the target network.
         learning_rate: peak.
@@ -419,8 +416,6 @@ class AgentLearner(L.LightningModule):
         """The quantile of the critic's disagreement over states and goals of memory."""
         told = self.critic.each(*self._spread(bank, count))
         return float(told.std(0).quantile(quantile)) if len(told) > 1 else 0.0
-
-    # Lightning
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; each stage has its own warm-up and cosine, to a tenth."""
