@@ -195,7 +195,8 @@ class Critic(nn.Module):
         place: see `grid`.
 
     Attributes:
-        unit: what the critic says at first, and in what it counts: a mean cost for ever.
+        first: what the critic says at first: a mean cost for ever, once it was measured.
+        unit: in what it counts from there.
     """
 
     def __init__(
@@ -223,7 +224,9 @@ class Critic(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
+        self.first: Tensor
         self.unit: Tensor
+        self.register_buffer("first", torch.zeros(()))
         self.register_buffer("unit", torch.ones(()))
 
     def each(self, states: Tensor, goal: Tensor | None) -> Tensor:
@@ -232,7 +235,8 @@ class Critic(nn.Module):
         if self.look is not None and self.waves is not None:
             here, scene, rest = seen.tensor_split((self.place, len(self.mean)), 1)
             seen = self.waves(torch.cat((here, self.look(scene), rest), 1))
-        return self.unit * (1 + torch.stack([member(seen)[:, 0] for member in self.members]))
+        told = torch.stack([member(seen)[:, 0] for member in self.members])
+        return self.first + self.unit * told
 
     def forward(self, states: Tensor, goal: Tensor | None) -> Tensor:
         """The mean of the networks, `N`."""

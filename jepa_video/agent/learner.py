@@ -187,8 +187,9 @@ class AgentLearner(L.LightningModule):
         if self.target is not None:
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
             usual = self.felt(batch["next"], batch["action"], batch["goal"]).abs().mean()
-            for part in (self.critic, self.target):
-                cast(Critic, part).unit.copy_(usual.clamp_min(1e-3) / (1 - self.discount))
+            for part in (cast(Critic, self.critic), self.target):
+                part.unit.copy_(usual.clamp_min(1e-3) / (1 - self.discount))
+                part.first.copy_(part.unit)
         if self.surprise:
             draw = generator(self.seed, LATENT)
             bank.weigh(surprises(self.world, bank.transitions(), self.device, draw))

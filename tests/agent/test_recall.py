@@ -182,7 +182,8 @@ def test_the_learner_asks_memory_for_what_it_needs_and_counts_in_the_usual_cost(
     spread = bank.spread()
     usual = learner.felt(spread["next"], spread["action"], spread["goal"]).mean()
     assert float(learner.critic.unit) == pytest.approx(float(usual / (1 - learner.discount)))
-    assert float(learner.target.unit) == float(learner.critic.unit)
+    for part in (learner.critic, learner.target):
+        assert float(part.unit) == float(part.first) == float(learner.critic.unit)
     parts = {"critic": learner.critic, "policy": learner.policy}
     for step, learns in ((6, "critic"), (8, "critic policy")):
         on_trainer(learner, step).zero_grad()
