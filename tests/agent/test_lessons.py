@@ -117,7 +117,7 @@ def test_an_agent_notes_what_came_otherwise_and_acts_on_it_in_any_batch(kind):
         kept = one.notebook.now().values[0]
         off, size = (kept - last.values[i]).abs(), last.values[i].abs().mean()
         # A search for z magnifies what is rounded; with draws of other seeds it is off by much.
-        assert off.mean() < 0.1 * size if kind == "noise" else off.max() < 1e-4
+        assert off.median() < 0.1 * size if kind == "noise" else off.max() < 1e-4
     without = agent("mode2", world(**WORLDS[kind]), reach=40.0)
     assert not np.allclose(played(without, seen, SEEDS), together)
     assert without.notebook is None
