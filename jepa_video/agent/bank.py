@@ -201,10 +201,11 @@ class Bank(Dataset[dict[str, Tensor]]):
             "steps": torch.minimum(drawn, left),
         }
 
-    def transitions(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each step that was taken: the state before, the action and the state after."""
+    def transitions(self, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All steps in order, `count` at once: the states before, the actions, the states after."""
         where, _, _, flat, actions = self._table()
-        return flat[where], actions, flat[where + 1]
+        for rows, done in zip(torch.split(where, count), torch.split(actions, count), strict=True):
+            yield flat[rows], done, flat[rows + 1]
 
     def weigh(self, weights: Tensor) -> None:
         """Tell some steps beside each batch, each as often as it weighs, `len(self)`."""

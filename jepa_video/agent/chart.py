@@ -170,11 +170,10 @@ class Chart(Ways):
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         self.register_buffer("neighbours", neighbours(high, wide), persistent=False)
-        lengths = torch.tensor([math.hypot(*step) for step in _AROUND if any(step)])
-        self.register_buffer("lengths", lengths, persistent=False)
         self.register_buffer("around", torch.tensor(_AROUND).float(), persistent=False)
-        ahead = [step for step in _AROUND if any(step)]
-        self.register_buffer("ahead", torch.tensor(ahead).float(), persistent=False)
+        ahead = torch.tensor([step for step in _AROUND if any(step)]).float()
+        self.register_buffer("ahead", ahead, persistent=False)
+        self.register_buffer("lengths", ahead.norm(dim=1), persistent=False)
         y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
         centres = torch.stack((x, y), -1).flatten(0, 1) + 0.5
         self.register_buffer("centres", centres, persistent=False)

@@ -41,7 +41,7 @@ from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
 from .policy import Reaction, anything
 from .reach import LEAP, Ways
-from .recall import lived, reached, recalled, surprises, surprising
+from .recall import ROWS, lived, reached, recalled, surprises, surprising
 from .task import Task, Zone
 
 Source = Literal["plans", "critic", "data"]
@@ -155,7 +155,7 @@ class AgentLearner(L.LightningModule):
             raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
-            ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride,
+            ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride, recall=recall,
         )  # fmt: skip
         self.level2 = level2_of(mind, world)
         self.critic = critic_of(mind, world)
@@ -184,15 +184,15 @@ class AgentLearner(L.LightningModule):
         """Take the scales from memory, and ask it for what this learner needs beside pairs."""
         self.scale_to(*bank.moments())
         bank.onward = self.recall
-        if self.target is not None:
+        if self.recall and self.target is not None:
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
-            usual = self.felt(batch["next"], batch["action"], batch["goal"]).abs().mean()
+            cost = self.felt(batch["next"], batch["action"], batch["goal"])
             for part in (cast(Critic, self.critic), self.target):
-                part.unit.copy_(usual.clamp_min(1e-3) / (1 - self.discount))
-                part.first.copy_(part.unit)
+                part.first.copy_(cost.mean() / (1 - self.discount))
+                part.unit.copy_(cost.abs().mean().clamp_min(1e-3) / (1 - self.discount))
         if self.surprise:
             draw = generator(self.seed, LATENT)
-            bank.weigh(surprises(self.world, bank.transitions(), self.device, draw))
+            bank.weigh(surprises(self.world, bank.transitions(ROWS), self.device, draw))
         if self.level2 is not None:
             self.level2.scale_to(bank.gone(self.world.state.aim))
         if isinstance(self.critic, Chart):

@@ -68,6 +68,7 @@ class Mind:
     ways: bool = False
     chart: int = 0
     stride: int = 0
+    recall: int = 0
     worth: float | None = None
 
     def asked(
@@ -116,7 +117,9 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
                 width, aim, world.state.grid, size, mind.discount, weight, finer=mind.chart
             )
         return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
-    grid = world.state.grid
+    # What learns from memory's own steps is to see walls; what learns in imagination was measured
+    # with states as they are.
+    grid = world.state.grid if mind.recall else None
     return Critic(width, aim, mind.hidden, mind.members, grid, world.state.aim)
 
 

@@ -13,7 +13,7 @@ Shapes: B pairs of state and goal, n steps of memory after each, states `B P D`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import torch
@@ -24,7 +24,7 @@ from ..training.world_model import WorldModel
 from .cost import Critic
 
 Felt = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # states, actions, goals to costs
-_ROWS: Final = 1024  # steps that are foretold at once
+ROWS: Final = 1024  # steps that are foretold at once
 
 
 def recalled(
@@ -104,7 +104,7 @@ def surprising(batch: dict[str, Tensor], share: float) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def surprises(
     world: WorldModel,
-    transitions: tuple[Tensor, Tensor, Tensor],
+    transitions: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
     draw: torch.Generator,
 ) -> Tensor:
@@ -112,12 +112,12 @@ def surprises(
 
     Args:
         world: foretells.
-        transitions: states `N P D`, actions `N A`, and states after.
+        transitions: states `n P D`, actions `n A`, and states after, of N in all.
         device: where it computes.
         draw: of the search for z.
     """
     told = []
-    for rows in zip(*(torch.split(part, _ROWS) for part in transitions), strict=True):
+    for rows in transitions:
         state, action, after = (part.to(device)[:, None] for part in rows)
         passage = Passage(state, action[:, :0], action, after)
         z = world.explain(passage, draw) if world.latent.dim else None

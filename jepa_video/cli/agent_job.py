@@ -111,6 +111,7 @@ class AgentJob(TrainingJob):
             norm=norm,
             memory=memory,
             stride=self.made.learn.stride,
+            recall=self.made.learn.recall,
         )
         self.data.bank.stride = self.mind.stride
         intrinsic = IntrinsicCost(
