@@ -324,16 +324,44 @@ class Chart(Ways):
         stride: int = 1,
         tried: Tried | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `Ways`. A leap is a step that brings the goal nearer than a step can."""
+        """See `Ways`. A leap is a step that brings the goal nearer than a step can.
+
+        Where memory notes what stops the agent, a leap costs no more than the cells that it goes
+        over: what the chart holds for a wall may be a door, and plans that shun it altogether
+        never find out, while what was a wall is one after a try.
+        """
         batch, samples, horizon = future.shape[:3]
         way = future.flatten(3)[..., : self.aim].flatten(1, 2)
         first, aim = (part.flatten(1)[:, None, : self.aim] for part in (now, goal))
         spots = self.spots(torch.cat((first, way), 1))
-        told = self.left(self.ground(now), spots, self.spots(aim), self.met(tried))
-        told = told[..., 0].mean(1)  # B 1+SH
-        begin, after = told[:, :1], told[:, 1:].view(batch, samples, horizon)
-        before = torch.cat((begin[:, None].expand(-1, samples, -1), after[:, :, :-1]), 2)
-        return self.cost(after.relu()), (before - after - stride - SLACK).relu()
+        ground, met = self.ground(now), self.met(tried)
+        told = self.left(ground, spots, self.spots(aim), met)
+        told = told[..., 0].mean(1)[..., None]  # B 1+SH 1
+        before, after = (part[..., 0] for part in steps_of(told, samples, horizon))
+        nearer = before - after - stride
+        if met is None:
+            return self.cost(after.relu()), (nearer - SLACK).relu()
+        toll = self.toll(ground[0], *steps_of(spots, samples, horizon), met) - stride
+        extra = torch.maximum(toll, nearer).relu().cumsum(2)
+        return self.cost(after.relu() + extra), torch.zeros_like(extra)
+
+    def toll(self, costs: Tensor, here: Tensor, there: Tensor, met: Met) -> Tensor:
+        """What cells `B G 8 C`, and what was met, ask for straight ways `B S H 2`: steps `B S H`.
+
+        A way is priced as one between the cells that its middle lies between, by its length.
+        """
+        way = (there - here).flatten(1, 2)
+        long = way.norm(dim=-1)
+        unit = way / long.clamp_min(1e-6)[..., None]
+        at = (here + there).flatten(1, 2) / 2 - unit / 2
+        cell = torch.minimum(at.floor().clamp_min(0), self.most)
+        index = (cell[..., 1] * self.size[1] + cell[..., 0]).long()[:, None]  # B 1 SH
+        each = (costs.mean(1) / self.lengths[:, None]).gather(2, index.expand(-1, 8, -1))
+        share = (unit @ (self.ahead / self.lengths[:, None]).T - 0.5**0.5).relu()  # 45 degrees
+        share = share / share.sum(-1, keepdim=True).clamp_min(1e-6)
+        told = (each.mT * share).sum(-1) + met.against(at, unit[:, :, None])[..., 0]
+        asked: Tensor = (long * told).view(here.shape[:-1])
+        return asked
 
     def learn(self, batch: dict[str, Tensor], share: float) -> Tensor:
         """The lengths of trails, steps of memory that are one step long, and what no trail joins.
@@ -370,6 +398,13 @@ class Chart(Ways):
         went = there - here
         error: Tensor = F.smooth_l1_loss(found, went / went.square().mean().sqrt().clamp_min(1e-6))
         return error
+
+
+def steps_of(way: Tensor, samples: int, horizon: int) -> tuple[Tensor, Tensor]:
+    """Begins and ends `B S H n` of all steps, of where plans begin and where they go `B 1+SH n`."""
+    there = way[:, 1:].unflatten(1, (samples, horizon))
+    first = way[:, None, :1].expand(-1, samples, -1, -1)
+    return torch.cat((first, there[:, :, :-1]), 2), there
 
 
 def most(moves: Tensor) -> Tensor:

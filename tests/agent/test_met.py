@@ -115,8 +115,36 @@ def test_the_way_leads_around_what_was_met(plain):
     assert float(own) > float(before) + 1, "from here the goal is further now"
     left, over = plain.foretold(here, goal, places, tried=ran_into)
     assert float(left[0, 1, 0]) < float(own), "and along what stopped it, it is nearer than here"
-    assert float(over[0, 0, 0]) > 1, "to be on the other side with one step would be a leap"
-    assert float(over[0, 1, 0]) == 0
+    assert float(left[0, 0, 0]) > float(left[0, 1, 0]) + 1, "nothing is gained by going across"
+    assert not over.any(), "what a leap goes over is all that it costs"
+
+
+def test_open_ground_asks_for_the_length_of_a_way_and_what_was_met_for_more(plain):
+    here = torch.tensor([2.5, 2.5])
+    ways = torch.tensor([[1.0, 0.0], [0.4, 0.4], [0.3, -0.5], [0.0, 0.0], [-0.7, 0.1]])
+    costs = plain.ground(state(2.5, 2.5))[0]
+    begin, end = here.expand(1, 1, 5, 2), (here + ways)[None, None]
+    elsewhere, beside = (plain.met(stopped(place)) for place in ((0.5, 5.5), (2.5, 2.5)))
+    asked = plain.toll(costs, begin, end, elsewhere)[0, 0]
+    torch.testing.assert_close(asked, ways.norm(dim=1), atol=1e-4, rtol=1e-4)
+    more = plain.toll(costs, begin, end, beside)[0, 0] - asked
+    assert more[0] > 2 and more[1] > 0.5 and not more[3:].any()
+    assert more[0] > more[1] > more[2] > 0
+
+
+def test_a_leap_costs_its_toll_where_memory_notes_and_is_shunned_where_not(plain):
+    """Each way between cells is as hard: 5 softplus(3 - 2) steps more than it is long."""
+    with torch.no_grad():
+        plain.onward.bias.fill_(3.0)
+    here, goal = state(0.5, 2.5), state(5.5, 2.5)
+    step = torch.tensor([1.5, 2.5])[None, None, None]
+    left, over = plain.foretold(here, goal, step)
+    assert float(over) > 3
+    noted, none = plain.foretold(here, goal, step, tried=stopped((0.5, 5.5)))
+    rest = plain.left(plain.ground(here), step[0], torch.tensor([[[5.5, 2.5]]])).mean()
+    toll = 1 + 5 * float(torch.nn.functional.softplus(torch.tensor(1.0))) - 1
+    torch.testing.assert_close(noted[0, 0, 0], plain.cost(rest + toll), atol=1e-3, rtol=1e-3)
+    assert float(noted) > float(left) and not none.any()
 
 
 def test_the_slope_turns_away_from_what_was_met(plain):
