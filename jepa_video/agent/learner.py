@@ -197,7 +197,7 @@ class AgentLearner(L.LightningModule):
             self.level2.scale_to(bank.gone(self.world.state.aim))
         if isinstance(self.critic, Chart):
             batch = bank.spread()
-            self.critic.survey(batch["state"], bank.strayed(self.world.state.aim))
+            self.critic.survey(batch, bank.strayed(self.world.state.aim))
             bank.spots = cast(nn.Linear, frozen_copy(self.critic.where))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -23,6 +23,8 @@ _BESIDE, _ALONG = 0.4, 0.8  # L and R, cells
 _STOPPED: Final = 0.3  # share of what was meant below which a step was stopped
 _MEANT: Final = 0.15  # cells, below which a step is too short to tell
 _TURNS: Final = 5
+_SOME: Final = 0.1  # of the steps have to be free
+_RIDGE: Final = 0.02  # of the mean square of a point's moves
 
 
 class Met(NamedTuple):
@@ -90,3 +92,25 @@ def led_by(moves: Tensor, actions: Tensor) -> Tensor:
         free = (moves * meant).sum(1) > 0.5 * meant.square().sum(1)
     rest = (moves - actions @ drive.T)[free].square().sum()
     return drive if rest < 0.5 * moves[free].square().sum() else torch.zeros_like(drive)
+
+
+def told_by(moves: Tensor, actions: Tensor) -> Tensor | None:
+    """The mixtures `n A` of numbers `N n` that move as the actions `N A` say.
+
+    Ridge regression over the steps that went at least half as far as they say. None for actions of
+    one number, where hardly any step did, and where more than half of these is not told.
+    """
+    if actions.shape[1] < 2:
+        return None
+    free = torch.ones(len(moves), dtype=torch.bool, device=moves.device)
+    for _ in range(_TURNS):
+        if free.float().mean() < _SOME:
+            return None
+        went, said = moves[free], actions[free]
+        square = went.T @ went
+        ridge = _RIDGE * square.diagonal().mean().clamp_min(1e-12) * torch.eye(len(square)).to(went)
+        mix = torch.linalg.solve(square + ridge, went.T @ said)
+        told = moves @ mix
+        free = (told * actions).sum(1) > 0.5 * actions.square().sum(1)
+    rest = (told - actions)[free].square().sum()
+    return mix if rest < 0.5 * actions[free].square().sum() else None

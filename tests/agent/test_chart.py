@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from jepa_video.agent.bank import Bank
-from jepa_video.agent.chart import Chart, Spread, neighbours
+from jepa_video.agent.chart import Chart
 from jepa_video.agent.reach import SLACK
+from jepa_video.agent.spread import Spread, neighbours
 from jepa_video.agent.trails import Trails, lengths, paces
 
 SIDE = 6  # tokens of the map along x and y
@@ -102,7 +103,7 @@ def learned() -> Chart:
             places = walk(door, 60, source)
             bank.add(as_states(places, door), torch.zeros(59, 2), torch.zeros(59), scene=number)
     chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2, groups=1, hidden=32)
-    chart.survey(bank.spread()["state"], bank.strayed(4))
+    chart.survey(bank.spread(), bank.strayed(4))
     bank.spots = chart.where
     optimizer = torch.optim.AdamW(chart.parameters(), 4e-3)
     for step in range(250):
@@ -117,9 +118,34 @@ def test_the_first_guess_of_where_places_lie_is_the_picture_itself():
     chart = Chart(4 + 72, 4, (SIDE, SIDE), 2)
     places = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0)) * SIDE
     states = as_states(places, 2)
-    chart.survey(states, states[:, 0, :4] - states[:, 0, :4].mean(0))
+    still = {"state": states, "action": torch.zeros(len(states), 2), "next": states}
+    chart.survey(still, states[:, 0, :4] - states[:, 0, :4].mean(0))
     told = chart.spots(states[:, 0, :4])
     assert (told - places).abs().max() < 0.05 * SIDE + 0.1
+
+
+def test_where_actions_are_ways_a_point_that_sees_the_scene_too_leads_no_place_astray():
+    """The first point moves most, by more in some episodes than in others; the second does not."""
+    source = torch.Generator().manual_seed(0)
+    places = (0.05 + 0.9 * torch.rand(60, 50, 2, generator=source)) * SIDE
+    gain = 1 + 2 * torch.rand(60, 1, 1, generator=source)
+    points = torch.cat((gain * places, places), 2)
+    points = points + 0.01 * torch.randn(points.shape, generator=source)
+    states = torch.cat((points, torch.zeros(60, 50, 2 * SIDE * SIDE)), 2)
+    steps = {
+        "state": states[:, :-1].flatten(0, 1)[:, None],
+        "action": (places[:, 1:] - places[:, :-1]).flatten(0, 1),
+        "next": states[:, 1:].flatten(0, 1)[:, None],
+    }
+    still = {**steps, "action": torch.zeros_like(steps["action"])}
+    strayed = (points - points.mean(1, keepdim=True)).flatten(0, 1)
+    off = []
+    for batch in (still, steps):
+        chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2)
+        chart.survey(batch, strayed)
+        told = chart.spots(points.flatten(0, 1))
+        off.append(float((told - places.flatten(0, 1)).norm(dim=1).mean()))
+    assert off[0] > 0.8 and off[1] < 0.6 * off[0]
 
 
 def test_it_knows_the_wall_of_a_scene_that_it_never_saw(learned):

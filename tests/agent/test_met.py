@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jepa_video.agent.chart import Chart
-from jepa_video.agent.met import PRICE, Met, led_by
+from jepa_video.agent.met import PRICE, Met, led_by, told_by
 from jepa_video.agent.tried import Tried
 
 EAST = torch.tensor([1.0, 0.0])
@@ -68,6 +68,23 @@ def test_actions_that_do_not_move_places_lead_nowhere():
     torch.manual_seed(0)
     assert not led_by(torch.randn(600, 2), torch.randn(600, 3)).any()
     assert not led_by(torch.zeros(600, 2), torch.randn(600, 2)).any()
+
+
+def test_the_mixture_of_points_that_moves_as_actions_say_is_found_where_half_of_them_are_stopped():
+    torch.manual_seed(0)
+    actions, mixed = torch.randn(600, 2), torch.randn(2, 6)
+    moves = actions @ mixed + 0.01 * torch.randn(600, 6)
+    moves[::2] = 0
+    found = told_by(moves, actions)
+    assert found is not None
+    torch.testing.assert_close(mixed @ found, torch.eye(2), atol=0.1, rtol=0)
+
+
+def test_no_mixture_is_found_of_what_actions_do_not_move_or_of_one_number():
+    torch.manual_seed(0)
+    assert told_by(torch.randn(600, 6), torch.randn(600, 2)) is None
+    assert told_by(torch.randn(600, 6), torch.randn(600, 1)) is None
+    assert told_by(torch.zeros(600, 6), torch.randn(600, 2)) is None
 
 
 # -- on a chart that sees no wall ------------------------------------------------------------------
