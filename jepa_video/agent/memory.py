@@ -198,8 +198,7 @@ class Moment(NamedTuple):
 class Moments:
     """The last moments of each environment: time, state, action, intrinsic cost.
 
-    The key is the time, so that the critic's pairs can be asked for: a state, and what was felt
-    some steps after it.
+    The key is the time, so that what came after a moment can be asked for.
 
     Args:
         batch: B.
@@ -250,16 +249,6 @@ class Moments:
         state, action = values[..., :width], values[..., width:-1]
         state = state.reshape(*values.shape[:2], *self.shape)
         return Moment(state, action, values[..., -1], found)
-
-    def later(self, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What a critic learns from: states, and the cost that was felt `steps` after each.
-
-        Returns:
-            states `B M P D`, costs `B M`, and which of these pairs there are, bool `B M`.
-        """
-        times = self.times
-        first, then = self.read(times), self.read(times + steps)
-        return first.state, then.cost, self.store.filled & then.found
 
 
 def _again(keys: Tensor, rows: Tensor) -> Tensor:

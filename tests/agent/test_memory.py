@@ -191,7 +191,7 @@ def test_sizes_that_are_none_are_refused():
 # -- moments ---------------------------------------------------------------------------------------
 
 
-def test_moments_are_told_by_their_time_and_pair_a_state_with_a_later_cost():
+def test_moments_are_told_by_their_time_and_know_what_came_after_each():
     moments = Moments(2, 5, (1, 3), 2)
     states, actions, costs = draws(9, 2, 1, 3), draws(9, 2, 2, seed=1), draws(9, 2, seed=2)
     for time in range(9):
@@ -208,10 +208,3 @@ def test_moments_are_told_by_their_time_and_pair_a_state_with_a_later_cost():
     for i in range(2):
         for slot, time in enumerate(times[i].tolist()):
             assert torch.equal(came[i, slot], now[i] if time == 8 else states[time + 1, i])
-    state, cost, there = moments.later(3)
-    assert there.sum(1).tolist() == [2, 2]  # of 4 and 5: 7 and 8 are remembered
-    for i in range(2):
-        for slot in there[i].nonzero()[:, 0].tolist():
-            time = int(moments.times[i, slot])
-            assert torch.equal(state[i, slot], states[time, i])
-            assert cost[i, slot] == costs[time + 3, i]
