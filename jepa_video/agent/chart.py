@@ -184,6 +184,14 @@ class Chart(Ways):
         costs = self.lengths[:, None] * self.pace.exp() + learned(extra)
         return costs, self.about(seen).flatten(2).transpose(1, 2)
 
+    def held_in(self, cells: Tensor) -> Tensor:
+        """The nearest of the cells that there are, `... 2`."""
+        return torch.minimum(cells.clamp_min(0), self.most)
+
+    def number(self, cells: Tensor) -> Tensor:
+        """The numbers of cells `... 2`, row by row."""
+        return (cells[..., 1] * self.size[1] + cells[..., 0]).long()
+
     def beside(self, spots: Tensor, about: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The nine cells around `B M 2`, what they are called and what they tell.
 
@@ -191,10 +199,9 @@ class Chart(Ways):
             Their numbers and whether there are such, `B M 9`; the ways from their middles,
             `B M 9 2`; and what they tell, `B M 9 F`.
         """
-        middle = torch.minimum(spots.detach().floor().clamp_min(0), self.most)
-        cell = middle[..., None, :] + self.around
-        held = torch.minimum(cell.clamp_min(0), self.most)
-        index = (held[..., 1] * self.size[1] + held[..., 0]).long()
+        cell = self.held_in(spots.detach().floor())[..., None, :] + self.around
+        held = self.held_in(cell)
+        index = self.number(held)
         told = about.gather(1, index.flatten(1)[..., None].expand(-1, -1, about.shape[-1]))
         way = spots[..., None, :] - cell - 0.5
         return index, (held == cell).all(-1), way, told.view(*index.shape, -1)
@@ -309,8 +316,7 @@ class Chart(Ways):
         long = way.norm(dim=-1)
         unit = way / long.clamp_min(1e-6)[..., None]
         at = (here + there).flatten(1, 2) / 2 - unit / 2
-        cell = torch.minimum(at.floor().clamp_min(0), self.most)
-        index = (cell[..., 1] * self.size[1] + cell[..., 0]).long()[:, None]  # B 1 SH
+        index = self.number(self.held_in(at.floor()))[:, None]  # B 1 SH
         each = (costs.mean(1) / self.lengths[:, None]).gather(2, index.expand(-1, 8, -1))
         share = (unit @ (self.ahead / self.lengths[:, None]).T - 0.5**0.5).relu()  # 45 degrees
         share = share / share.sum(-1, keepdim=True).clamp_min(1e-6)

@@ -282,7 +282,8 @@ class WorldCost:
         world: imagines.
         intrinsic: judges what is imagined.
         critic: judges what comes after; None for nothing. One of ways (`Ways`) knows leaps too:
-            imagined steps that no step of memory is as long as, such as through a wall.
+            imagined steps that no step of memory is as long as, such as through a wall. A `Chart`
+            counts them among its steps where memory notes what stops the agent.
         discount: of each step.
         final: weight of the intrinsic cost at the last step beside its share, where there is no
             critic.

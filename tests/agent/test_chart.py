@@ -141,7 +141,7 @@ def test_where_actions_are_ways_a_point_that_sees_the_scene_too_leads_no_place_a
     strayed = (points - points.mean(1, keepdim=True)).flatten(0, 1)
     off = []
     for batch in (still, steps):
-        chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2)
+        chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2).requires_grad_(False)
         chart.survey(batch, strayed)
         told = chart.spots(points.flatten(0, 1))
         off.append(float((told - places.flatten(0, 1)).norm(dim=1).mean()))

@@ -106,7 +106,7 @@ def plain() -> Chart:
         made.entry[-1].bias.fill_(-20.0)
         made.pace.zero_()
         made.drive.copy_(torch.eye(2))
-    return made
+    return made.requires_grad_(False)
 
 
 def state(x: float, y: float) -> Tensor:
