@@ -133,7 +133,8 @@ class Chart(Ways):
         moves most within the episodes is taken, and spread over the picture. Some of these points
         see the scene too, so that in two rooms it is off by 3 to 4 pixels of 64, more than a wall
         is thick. Where actions are ways, the mixture that moves as they say is taken instead, laid
-        along that guess, which is off by one.
+        along that guess, which is off by one; it stays as it was measured, since training moves it
+        off by two.
 
         Args:
             batch: steps of memory: `state` `N P D`, `action` `N A`, and `next` `N P D` after it.
@@ -148,11 +149,13 @@ class Chart(Ways):
         for axis in range(2):
             guess[axis::2, axis] = most(moves[:, axis::2].double()).to(points)
         self._lay(points, guess)
+        self.where.requires_grad_(True)
         mix = told_by((after - flat)[:, : self.aim], batch["action"])
         if mix is not None:
             told = F.pad(points @ mix, (0, 1), value=1.0).cpu()
             along = torch.linalg.lstsq(told, self.spots(points).cpu(), driver="gelsd").solution
             self._lay(points, mix @ along[:-1].to(mix))
+            self.where.requires_grad_(False)
 
     def _lay(self, points: Tensor, mix: Tensor) -> None:
         """Spread mixtures `aim 2` of points `N aim` over the picture."""

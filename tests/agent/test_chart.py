@@ -143,8 +143,10 @@ def test_where_actions_are_ways_a_point_that_sees_the_scene_too_leads_no_place_a
     for batch in (still, steps):
         chart = Chart(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2).requires_grad_(False)
         chart.survey(batch, strayed)
-        told = chart.spots(points.flatten(0, 1))
+        told = chart.spots(points.flatten(0, 1)).detach()
         off.append(float((told - places.flatten(0, 1)).norm(dim=1).mean()))
+        learns = chart.where.weight.requires_grad
+        assert learns == (batch is still)  # what was measured is left as it is
     assert off[0] > 0.8 and off[1] < 0.6 * off[0]
 
 
