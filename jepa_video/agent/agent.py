@@ -90,7 +90,8 @@ class Agent:
             )
         names = self.world.facts.state_names
         intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
-        final = 1.0 if self.critic is None else 0.0
+        silent = isinstance(self.critic, Ways) and not mind.weights.get("goal")
+        final = 1.0 if self.critic is None or silent else 0.0  # nobody judges what comes after
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final, word)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)
@@ -122,7 +123,8 @@ class Agent:
             return self._within(
                 Doubtful(self.critic, self.mind.doubt, patient=self.mind.search.tried > 0)
             )
-        return Fixed("mode1" if mode == "mode1" else "mode2")
+        fixed = Fixed("mode1" if mode == "mode1" else "mode2")
+        return fixed if mode == fixed.mode else self._within(fixed)
 
     def _within(self, configurator: Configurator) -> Configurator:
         """One that plans no more than is allowed."""

@@ -336,14 +336,12 @@ class BankData(LightningDataModule):
         return self.episodes.unreadable
 
     def train_dataloader(self) -> ExactLoader:
-        """Every step once in an epoch, in equal parts for the ranks."""
-        sampler = ClipSampler(
-            [len(self.bank)],
-            rank=rank(),
-            world=world_size(),
-            batch=self.batch_size,
-            seed=self.seed,
-        )
+        """Every step once in an epoch, in equal parts for the ranks; all of few in one batch."""
+        steps, world = len(self.bank), world_size()
+        if steps < world:
+            raise UserError(f"{steps} steps of memory are too few for {world} processes")
+        batch = self.batch_size if steps >= world * self.batch_size else 1
+        sampler = ClipSampler([steps], rank=rank(), world=world, batch=batch, seed=self.seed)
         return ExactLoader(
             self.bank,
             batch_size=self.batch_size,
@@ -374,25 +372,31 @@ def encoded(
         bank: is filled.
         device: where it encodes.
         shown: from and to which of its frames an episode was planned.
+
+    Raises:
+        UserError: no episode has a step between two states.
     """
     notice, k = Notice(str(episodes.root), "encoding", "episodes"), world.encoder.frames
     count = len(episodes)
-    lengths = [int(episodes.lengths[place]) - k + 1 for place in episodes.chosen]
+    lengths = [max(int(episodes.lengths[place]) - k + 1, 0) for place in episodes.chosen]
+    steps = [index for index, states in enumerate(lengths) if states > 1]  # others have none
+    if not steps:
+        raise UserError(f"{episodes.root}: no episode has more than the {k} frames of a state")
     # All states in one block, and nothing else that stays: what is kept between the encoder's large
     # temporary blocks leaves holes in the heap, 11 GB of them after 2,200 episodes.
     block = torch.empty(sum(lengths), world.state.tokens, world.state.width)
     parts = torch.split(block, lengths)
-    for index in range(count):
+    for index in steps:
         one = episodes.episode(index)
         parts[index].copy_(states_of(world, one.frames, one.states, device, one.scene))
         notice(index + 1, count)
     heap.release()
     scenes = episodes.facts.settings.get("scenes")
-    for index in range(count):
+    for index in steps:
         one = episodes.episode(index)
-        steps = (one.actions, one.rewards, one.terminated)
+        told = (one.actions, one.rewards, one.terminated)
         scene = None if scenes is None or one.seed is None else scene_of(one.seed, scenes)
-        done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in steps)
+        done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in told)
         begin, end = (max(step - k + 1, 0) for step in shown(one))
         bank.add(parts[index], done, gains, ends, scene, (begin, end))
 

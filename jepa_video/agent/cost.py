@@ -9,6 +9,7 @@ of a plan are `B S H`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -149,11 +150,14 @@ def refuse_cost(
         names: theirs.
 
     Raises:
-        UserError: unknown terms or none, no goal, no zones or none that count, zones elsewhere.
+        UserError: unknown terms or none, a weight that is not finite, no goal, no zones or none
+            that count, zones elsewhere.
     """
     asked = [name for name, weight in weights.items() if weight]
-    for name in weights:
+    for name, weight in weights.items():
         _known(name, names)
+        if not math.isfinite(weight):
+            raise UserError(f"the cost {name} takes a finite weight, not {weight}")
     if not asked:
         raise UserError("cost gives no term a weight other than 0: there is nothing to judge by")
     for name in asked:
@@ -364,7 +368,8 @@ class WorldCost:
         now = state.known[:, -1]
         left, over = ways.foretold(now, task.goal, future, tried=state.tried)
         later = self.discount ** future.shape[2] * left[:, :, -1]
-        return {"critic": share * later, "leap": share * LEAP * over.sum(-1)}
+        price = LEAP * task.weights["goal"]
+        return {"critic": share * later, "leap": price * over.sum(-1)}
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """The states `B S H P D` that candidates `B S H A` lead to."""

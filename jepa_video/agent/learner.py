@@ -121,8 +121,8 @@ class AgentLearner(L.LightningModule):
                 "learn.correct must be from 0 to below 1 and learn.planned 2 or more, not "
                 f"{correct} and {planned}"
             )
-        if candidates < 2 or members < 1 or not holds or min(holds) < 1:
-            raise UserError("candidates must be 2 or more, members and holds 1 or more")
+        if candidates < 5 or members < 1 or not holds or min(holds) < 1:
+            raise UserError("candidates must be 5 or more, members and holds 1 or more")
         if not 0 < discount < 1:
             raise UserError(f"discount must be between 0 and 1, not {discount}")
         within("learn", 1, hidden=hidden, finer=finer, futures=futures)
@@ -196,9 +196,9 @@ class AgentLearner(L.LightningModule):
         if self.level2 is not None:
             self.level2.scale_to(bank.gone(self.world.state.aim))
         if isinstance(self.critic, Chart):
-            batch = bank.spread()
-            self.critic.survey(batch, bank.strayed(self.world.state.aim))
-            bank.spots = cast(nn.Linear, frozen_copy(self.critic.where))
+            batch = {name: part.to(self.device) for name, part in bank.spread().items()}
+            self.critic.survey(batch, bank.strayed(self.world.state.aim).to(self.device))
+            bank.spots = cast(nn.Linear, frozen_copy(self.critic.where)).cpu()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Foresee the best of some plans, learn its cost, and to act as it does."""
@@ -295,7 +295,7 @@ class AgentLearner(L.LightningModule):
         """Candidates `B S A`: what the policy would do and did, and draws over all actions."""
         known = torch.stack((reaction.best(), done), 1)
         drawn = reaction.sample(2, draw)
-        facts, count = self.world.facts, max(self.candidates - 4, 1)
+        facts, count = self.world.facts, self.candidates - 4
         shape = (len(state), count, facts.action_size)
         tried = torch.cat((known, drawn, anything(shape, facts.discrete, draw).to(state)), 1)
         return tried if self.limits is None else self.limits.clip(tried)
@@ -322,10 +322,11 @@ class AgentLearner(L.LightningModule):
         spent = (self.intrinsic(future, held, task) * shares).cumsum(1)
         if isinstance(self.critic, Ways):
             assert goal is not None
+            price = LEAP * self.critic.weight
             left, over = self.critic.foretold(
                 state, goal, future.view(len(state), count * draws, *future.shape[1:])
             )
-            left, spent = left.flatten(0, 1), spent + LEAP * over.flatten(0, 1).cumsum(1)
+            left, spent = left.flatten(0, 1), spent + price * over.flatten(0, 1).cumsum(1)
         else:
             left = self.later(future, aim)
         which = [step - 1 for step in self.holds]

@@ -138,7 +138,8 @@ class FarCost:
         way = self.places(state, actions)
         left, over = self.critic.foretold(state, task, way[..., None, :], stride)
         steps = stride * torch.arange(1, way.shape[2] + 1, device=way.device)
-        total = self.critic.cost(steps) + discount**steps * left + LEAP * over.cumsum(-1)
+        leaps = LEAP * self.critic.weight * over.cumsum(-1)
+        total = self.critic.cost(steps) + discount**steps * left + leaps
         return total.amin(-1)
 
 

@@ -147,6 +147,8 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
     for name in ("episodes", "batch"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be 1 or more, not {getattr(config, name)}")
+    if config.seed < 0:
+        raise UserError(f"seed must be 0 or more, not {config.seed}")
     if config.tasks is not None:
         for name, value in EB_RULE.items():
             if getattr(config, name) != value:

@@ -126,7 +126,7 @@ class AgentJob(TrainingJob):
             ways=self.module.ways,
             chart=self.made.learn.finer if isinstance(self.module.critic, Chart) else 0,
         )
-        self.module.measure(self.data.bank)
+        self.module.to(device).measure(self.data.bank)
         planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
         self.field: Field | None = None
         if self.made.rounds.count:
@@ -167,6 +167,12 @@ class AgentJob(TrainingJob):
         self, run: Run, resume_from: Path | None, stops: StopRequests
     ) -> Iterator[tuple[Parts, Path | None]]:
         """On memory, and after each round on what came in."""
+        first, asked = run.path / ROUNDS / "1" / GATHERED, self.trainer_options["max_steps"]
+        if first.exists() and (before := read_json(first)["after"]) != asked:
+            raise UserError(
+                f"{run.path} went out after {before} steps on memory: trainer.max_steps stays "
+                f"{before}, not {asked}; more rounds are --rounds.count, more steps another run"
+            )
         yield self._parts(run, stops, self.trainer_options), resume_from
         if self.field is None:
             return
@@ -207,6 +213,7 @@ class AgentJob(TrainingJob):
                 )  # fmt: skip
             (solved,) = found.success.values()
             facts = {"solved": solved, "crashes": len(found.crashes), "frames": found.frames}
+            facts["after"] = self.trainer_options["max_steps"]  # steps on memory
             write_whole(told, json.dumps(facts) + "\n")
         while not told.exists():
             time.sleep(0.2)  # rank 0 is out
@@ -265,7 +272,7 @@ class AgentJob(TrainingJob):
         """Write the agent as it is with its world model; the doubt above which it plans."""
         module, bank = self.module, self.data.bank
         if isinstance(module.critic, Chart):
-            batch = {name: part.to(self.device) for name, part in bank.spread().items()}
+            batch = {name: part.to(module.device) for name, part in bank.spread().items()}
             module.critic.steer(*(batch[name] for name in ("state", "action", "next")))
         doubt = module.doubt_of(bank, DOUBT)
         mind = replace(self.mind, doubt=doubt, worth=module.worth_where(bank, WORTH))

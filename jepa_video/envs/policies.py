@@ -67,7 +67,7 @@ class Explore:
     runs into walls at full speed and pushes on, which shows what holds. Any other
     number of them is smooth noise. From a random step on, 35 % of the episodes follow the expert
     with noise of 0.2, or, where the environment says so (`guides`), the straight line; at the goal
-    they walk on.
+    they walk on. Where nobody has written an expert none are led.
     """
 
     def __init__(self, env: BatchEnv) -> None:
@@ -75,7 +75,8 @@ class Explore:
             raise UserError(f"explore needs actions that are numbers; {env.id} has kinds: random")
         self.env, self.time = env, 0
         guides: Sequence[str] = getattr(env, "guides", ("expert",))
-        self._guides: list[Callable[[], Array]] = [getattr(env, name) for name in guides]
+        known = [name for name in guides if env.has(name)]  # of another package nobody may have one
+        self._guides: list[Callable[[], Array]] = [getattr(env, name) for name in known]
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Draw the walks, and who is led from when on."""
@@ -84,10 +85,10 @@ class Explore:
         make = _heading if env.action_size == 2 else _smooth
         self._walk = np.stack([make(s, env.budget, env.action_size) for s in sources], axis=1)
         self._noise = np.stack([s.normal(0, 0.2, self._walk.shape[::2]) for s in sources], axis=1)
-        led = [s.random() < GUIDED for s in sources]
+        led = [s.random() < GUIDED and bool(self._guides) for s in sources]
         begin = [s.integers(env.budget) for s in sources]
         self._from = np.where(led, begin, env.budget)
-        self._guide = np.array([s.integers(len(self._guides)) for s in sources])
+        self._guide = np.array([s.integers(max(len(self._guides), 1)) for s in sources])
         self._there = np.zeros(len(seeds), bool)
 
     def act(self, observation: Observation) -> Array:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_video.agent.cost import Critic, IntrinsicCost, WorldCost, inside, refuse_cost
+from jepa_video.agent.reach import LEAP, Ways
 from jepa_video.agent.task import Situation, Task, Zone
 from jepa_video.errors import UserError
 from tests.agent.tiny_agent import moving_world
@@ -117,6 +118,8 @@ BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
     [
         ({"sped": 1.0}, (), True, 2, "there is no cost 'sped'; there are goal, distance"),
         ({"goal": 0.0}, (), True, 2, "no term a weight other than 0"),
+        ({"goal": math.nan}, (), True, 2, "the cost goal takes a finite weight, not nan"),
+        ({"effort": -math.inf}, (), True, 2, "the cost effort takes a finite weight, not -inf"),
         ({"goal": 1.0}, (), False, 2, "the cost goal needs a goal"),
         ({"state.x": 1.0}, (), False, 2, "the cost state.x needs a goal"),
         (
@@ -185,6 +188,35 @@ def test_its_parts_are_all_of_a_plans_cost():
     torch.testing.assert_close(torch.stack(list(parts.values())).sum(0), cost(now, actions, task))
     nothing = WorldCost(world, IntrinsicCost(REACH, 2, read))(now, actions, Task(None, {}))
     assert torch.equal(nothing, torch.zeros(2, 5))
+
+
+class Steady(Ways):
+    """Two steps are left of every way, and each step is a leap of one."""
+
+    discount, groups = 0.9, 1
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def foretold(self, now, goal, future, stride=1, tried=None):
+        over = torch.ones(future.shape[:3])
+        return self.cost(2 * over), over
+
+
+@pytest.mark.parametrize("learned", [1.0, 100.0])
+def test_a_leap_costs_as_much_as_the_goal_weighs_whatever_the_critic_learned_with(learned):
+    world = moving_world()
+    cost = WorldCost(world, IntrinsicCost(REACH, 2, read), Steady(learned), 0.9)
+    now, actions = Situation(some(2, 1, 1, 2), torch.zeros(2, 0, 2)), some(2, 5, 3, 2, seed=2)
+    future = cost.imagined(now, actions)
+    one, many = (
+        cost.parts(now, future, actions, Task(some(2, 1, 2), {"goal": weight}))
+        for weight in (1.0, 100.0)
+    )
+    assert torch.equal(one["leap"], torch.full((2, 5), 3 * LEAP))
+    for name in ("goal", "critic", "leap"):
+        torch.testing.assert_close(100 * one[name], many[name])
 
 
 def test_the_critic_is_the_mean_of_networks_that_differ():

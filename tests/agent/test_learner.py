@@ -514,7 +514,7 @@ def test_the_doubt_is_a_quantile_over_all_of_memory():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"candidates": 1}, "candidates must be 2 or more"),
+        ({"candidates": 1}, "candidates must be 5 or more"),
         ({"holds": ()}, "members and holds 1 or more"),
         ({"holds": (0, 2)}, "members and holds 1 or more"),
         ({"discount": 1.0}, "discount must be between 0 and 1, not 1.0"),

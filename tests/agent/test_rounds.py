@@ -15,13 +15,14 @@ from gymnasium import spaces
 
 from jepa_video import Agent
 from jepa_video.agent import collect as collecting
-from jepa_video.agent.bank import Bank
+from jepa_video.agent.bank import Bank, encoded
 from jepa_video.agent.collect import collect
 from jepa_video.agent.configurator import RollIn, rolled_in
 from jepa_video.agent.cost import IntrinsicCost
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.rounds import Row, Table
 from jepa_video.agent.task import Task
+from jepa_video.agent.world_files import load_world
 from jepa_video.cli import main
 from jepa_video.data.episodes import EpisodeSet
 from jepa_video.data.lerobot import episode_rows
@@ -250,6 +251,37 @@ def test_a_run_that_was_killed_in_a_round_goes_on_the_same(root: Path):
             assert all(torch.equal(one[key], other[key]) for key in other), (cut, name)
         log = "rounds/2/metrics.csv"
         assert (copy / log).read_text() == (whole / log).read_text()
+
+
+def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
+    root: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Its rounds would begin where they had, and all that it learned anew would be lost."""
+    told = ["agent", "fit", "--resume", str(root / "whole"), "--trainer.max_steps", "8"]
+    assert main(told) == 2
+    assert "went out after 4 steps on memory: trainer.max_steps stays 4" in capsys.readouterr().err
+
+
+def test_a_memory_smaller_than_a_batch_is_learned_from(root: Path):
+    told = ["agent", "fit", "--checkpoint", str(root / "tiny"), "--data.root", str(root / "rooms")]
+    told += [*SMALL, *QUIET, "--data.batch_size", "4096", "--runs", str(root), "--name", "small"]
+    assert main(told) == 0
+    assert json.loads((root / "small" / "summary.json").read_text())["steps"] == 4
+    logged = list(csv.DictReader((root / "small" / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in logged] == ["1", "2", "3", "4"]
+
+
+def test_episodes_without_a_step_between_two_states_are_left_out(root: Path, tmp_path: Path):
+    collect("TwoRooms", "explore", 2, tmp_path / "long", settings={"budget": 12})
+    world, bank = load_world(root / "tiny"), Bank()
+    episodes = EpisodeSet(tmp_path / "long", None, world.encoder.image)
+    frames = world.encoder.frames
+    episodes.lengths[episodes.chosen[0]] = frames  # one state, and no step
+    encoded(world, episodes, bank, torch.device("cpu"))
+    assert len(bank.states) == 1 and len(bank) == 13 - frames
+    episodes.lengths[episodes.chosen[1]] = frames - 1
+    with pytest.raises(UserError, match=f"no episode has more than the {frames} frames"):
+        encoded(world, episodes, Bank(), torch.device("cpu"))
 
 
 def test_rounds_need_an_environment_and_numbers_that_make_sense(

@@ -50,6 +50,18 @@ class Line(gymnasium.Env):
         return np.array([self.x], np.float32)
 
 
+@pytest.mark.parametrize("name", ["explore", "wander"])
+def test_walks_need_no_expert(name):
+    batch = Wrapped([Line() for _ in range(12)], budget=5)
+    policy = make_policy(name, batch)
+    seen, _ = batch.reset(seed=list(range(12)))
+    policy.reset(list(range(12)))
+    for _ in range(5):
+        actions = policy.act(seen)
+        assert actions.shape == (12, 1) and np.abs(actions).max() <= 1 and np.abs(actions).max() > 0
+        seen, *_ = batch.step(actions)
+
+
 def test_any_environment_gets_scaled_actions_repeat_stack_and_a_goal():
     def goal(env):
         return np.full((40, 80, 3), 20, np.uint8), np.array([2.0])
