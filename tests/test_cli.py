@@ -257,6 +257,9 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 def test_verbs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean pretrain?" in refused(["pretrian"], capsys)
     assert "takes one run folder" in refused(["report"], capsys)
+    assert "give --data.root EPISODES" in refused(["world"], capsys)
+    assert main(["bench", "plan", "--help"]) == 0
+    assert "usage: jepa-video bench plan" in capsys.readouterr().out
     assert "takes no options" in refused(["doctor", "now"], capsys)
 
 

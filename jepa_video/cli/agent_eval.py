@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -82,6 +83,9 @@ def run(words: list[str]) -> int:
     from .options import parse
 
     env = named(words)
+    if env is None and "--help-all" in words:  # what else there is hangs on the environment
+        print(HELP, end="")
+        return 0
     if env is None:
         raise UserError("agent eval needs an environment, as in: agent eval --env TwoRooms")
     parser, names = _parser(env)
@@ -226,7 +230,6 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     lots = -(-config.episodes // config.batch)
     env = make_batch(config.env, -(-config.episodes // lots), **asked.settings)
     contestants = _contestants(env, asked)
-    out = _folder(config.out, config.name)
     if config.tasks is None:
         tasks = choose_tasks(env, config.episodes, config.seed)
     else:
@@ -234,7 +237,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     refuse_behaviour(asked.tell, env, asked.watched)
     tasks = guided(env, tasks, config.via)
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
-    one = make_batch(config.env, 1, **asked.settings)
+    one, out = make_batch(config.env, 1, **asked.settings), _folder(config.out, config.name)
     found = evaluate(
         env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one,
         asked.tell, asked.watched,
@@ -305,18 +308,25 @@ def _loader(path: str, mode: str, asked: _Asked) -> Any:
 
 
 def _folder(out: str | None, name: str | None) -> Path:
-    """The folder of the result, which is made when there is one.
+    """The folder of the result, which can be made when there is one.
 
     Raises:
-        UserError: it holds something.
+        UserError: it holds something, or nothing can be written there.
     """
     from ..training.run import NAME, fresh_name
 
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
     folder = Path(out) if out else Path("runs") / f"eval-{name or fresh_name()}"
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; choose another --out or --name")
+    try:
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise UserError(f"{folder} is there already; choose another --out or --name")
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    except OSError as error:  # a folder that may not be looked into
+        raise UserError(f"--out {folder} cannot be written to: {error.strerror}") from error
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is no folder"
+        raise UserError(f"--out {folder} cannot be written to: {there} {why}")
     return folder
 
 

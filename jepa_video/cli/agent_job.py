@@ -168,7 +168,7 @@ class AgentJob(TrainingJob):
     ) -> Iterator[tuple[Parts, Path | None]]:
         """On memory, and after each round on what came in."""
         first, asked = run.path / ROUNDS / "1" / GATHERED, self.trainer_options["max_steps"]
-        if first.exists() and (before := read_json(first)["after"]) != asked:
+        if first.exists() and (before := read_json(first).get("after", asked)) != asked:
             raise UserError(
                 f"{run.path} went out after {before} steps on memory: trainer.max_steps stays "
                 f"{before}, not {asked}; more rounds are --rounds.count, more steps another run"

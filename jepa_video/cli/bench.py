@@ -35,6 +35,9 @@ def run(words: list[str]) -> int:
     if not words or words[0] != "plan":
         told = f", not {words[0]!r}" if words else ""
         raise UserError(f"bench takes the name of what is measured: plan{told}")
+    if words[1:2] and words[1] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
     from .options import parse
 
     config = parse(_parser(), words[1:])

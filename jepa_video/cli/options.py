@@ -121,7 +121,7 @@ def own_defaults(parser: ArgumentParser, words: Sequence[str]) -> None:
     Without this it keeps those of the class before it, as far as their arguments share a name: the
     width of a small encoder for a large one.
     """
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         name, _, value = word.removeprefix("--").partition("=")
         default = parser.get_defaults().get(name) if word.startswith("--") else None
         if _is_class(default):
@@ -192,7 +192,7 @@ def sentence(text: str, parser: ArgumentParser) -> str:
 def _of_file(words: Sequence[str], told: str) -> str:
     """The sentence with the file's name, where it is about a file that is no settings."""
     if found := re.match(r"(Problems parsing config|Unexpected config): ", told):
-        pairs = zip(words, [*words[1:], ""], strict=True)
+        pairs = zip(words, [*words, ""][1:], strict=True)
         files = [after for word, after in pairs if word == "--config"]
         files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
         return f"{' or '.join(files)} is not a YAML file of settings: {told[found.end() :]}"

@@ -95,24 +95,36 @@ def all_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
     return {**own, **given}
 
 
-def env_words(id: str | None, settings: dict[str, Any]) -> str:
-    """The options of a command line that name an environment: `--env` and what is set in it.
+def unusual(id: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What is set otherwise than by default, for whoever is judged.
 
-    What is as usual is left out, and so are budget and scenes: those of episodes to learn from say
-    for how long somebody explored, and where; whoever is judged has the environment's own.
+    Budget and scenes are left out: those of episodes to learn from say for how long somebody
+    explored, and where; whoever is judged has the environment's own.
     """
-    if id is None:
-        return "--env ID"
     try:
         usual = json.loads(json.dumps(all_settings(id, {})))
     except UserError:  # where its package is not installed
         usual = {}
-    own = [
-        f"--{name} {shlex.quote(str(value))}"
+    return {
+        name: value
         for name, value in settings.items()
         if name not in ("budget", "scenes") and value != usual.get(name)
-    ]
+    }
+
+
+def env_words(id: str | None, settings: dict[str, Any]) -> str:
+    """The options of a command line that name an environment: `--env` and what is `unusual`."""
+    if id is None:
+        return "--env ID"
+    own = [f"--{name} {shlex.quote(str(value))}" for name, value in unusual(id, settings).items()]
     return " ".join([f"--env {shlex.quote(id)}", *own])
+
+
+def env_call(id: str | None, settings: dict[str, Any], batch: int) -> str:
+    """The same as a line of Python."""
+    own = {} if id is None else unusual(id, settings)
+    told = [repr(id or "ID"), str(batch), *(f"{name}={value!r}" for name, value in own.items())]
+    return f"make_batch({', '.join(told)})"
 
 
 def need_gymnasium() -> None:

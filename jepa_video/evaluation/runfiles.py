@@ -86,7 +86,7 @@ def read_run(run: Path) -> RunFiles:
     """Reads the folder of a run.
 
     Raises:
-        UserError: where `run` is no folder, or holds nothing that a run leaves.
+        UserError: where `run` is no folder, holds nothing that a run leaves, or is an evaluation.
     """
     folder = Path(run).resolve()
     if not folder.is_dir():
@@ -94,6 +94,8 @@ def read_run(run: Path) -> RunFiles:
     left = ("config.yaml", "metrics.csv", "summary.json")
     if not any((folder / name).is_file() for name in left):
         raise UserError(f"{run} is not the folder of a run: it has none of {', '.join(left)}")
+    if (folder / "episodes.csv").is_file() and not (folder / "config.yaml").exists():
+        raise UserError(f"{run} is an evaluation: its page is written by jepa-video agent eval")
     problems: list[str] = []
     return RunFiles(
         folder=folder,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
-from ..envs.registry import env_words
+from ..envs.registry import env_call, env_words
 from .charts import Series, line_chart, number
 from .page import missing, note, paragraph, section, table
 from .runfiles import RunFiles, finite
@@ -292,11 +292,12 @@ def agent_use(files: RunFiles) -> str:
     if not (files.folder / "agent" / "config.json").exists():
         text = "The folder agent/ is written when the training ends: nothing to play yet."
         return section("use", "Play it", missing(text), *resume_lines(files))
-    env = _env(files)
+    env, told = _env(files), files.summary or {}
+    call = env_call(told.get("env"), told.get("settings") or {}, 4)
     command = f"jepa-video agent eval {env} --policy mode1,mode2,auto --checkpoint {files.name}\n"
     code = (
         "from jepa_video import Agent\nfrom jepa_video.envs import make_batch\n\n"
-        f'env = make_batch("{env}", 4)\n'
+        f"env = {call}\n"
         f'agent = Agent.load("{files.name}", env)\n'
         "seeds = [0, 1, 2, 3]\n"
         "agent.reset(seeds)\n"

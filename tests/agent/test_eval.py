@@ -432,13 +432,30 @@ def test_a_folder_in_use_and_a_wrong_checkpoint_are_told_before_anybody_plays(
     out = tmp_path / "new"
     assert main([*words, "--checkpoint", "a,wrong", "--out", str(out)]) == 2
     assert "was trained on Rooms" in capsys.readouterr().err and not out.exists()
+    below = tmp_path / "kept.txt" / "new"
+    assert main([*words, "--out", str(below)]) == 2
+    told = capsys.readouterr()
+    assert (
+        f"--out {below} cannot be written to: {tmp_path / 'kept.txt'} is no folder" in told.err
+        and not told.out
+    )
+
+
+def test_the_page_of_an_evaluation_is_not_written_over(tmp_path, capsys):
+    words = ["agent", "eval", "--env", "TwoRooms", "--episodes", "2", "--budget", "3"]
+    assert main([*words, "--out", str(tmp_path / "e")]) == 0
+    page = (tmp_path / "e" / "report.html").read_bytes()
+    assert main(["report", str(tmp_path / "e")]) == 2
+    assert "is an evaluation: its page is written by" in capsys.readouterr().err
+    assert (tmp_path / "e" / "report.html").read_bytes() == page
 
 
 def test_agent_takes_a_word(capsys):
     assert main(["agent", "evl"]) == 2
     assert "agent takes the name of what is done: fit or eval, not 'evl'" in capsys.readouterr().err
-    assert main(["agent", "eval", "--help"]) == 0
-    assert "--checkpoint" in capsys.readouterr().out
+    for word in ("--help", "--help-all"):
+        assert main(["agent", "eval", word]) == 0
+        assert "--checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shown", [True, False])

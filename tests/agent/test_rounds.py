@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -306,3 +308,11 @@ def test_the_imitated_loss_is_the_mean_log_likelihood_of_what_was_shown():
     wanted = -made.policy.on(state, goal).log_likelihood(action).mean()
     torch.testing.assert_close(made.shown(batch), wanted)
     assert made.shown({}) == 0
+
+
+def test_the_lines_of_its_page_play_it(root: Path, capsys: pytest.CaptureFixture[str]):
+    page = (root / "whole" / "report.html").read_text()
+    code = html.unescape(re.findall(r"<pre>(from jepa_video import Agent.*?)</pre>", page, re.S)[0])
+    line = next(line for line in code.splitlines() if line.startswith("agent = "))
+    exec(code.replace(line, f"agent = Agent.load({str(root / 'whole')!r}, env)"), {})
+    assert "mode=" in capsys.readouterr().out
