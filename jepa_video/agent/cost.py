@@ -25,6 +25,7 @@ from .task import Situation, Task, Zone
 from .tried import AGAIN
 
 NUMBER: Final = "state."  # before the name of a number: the term of its distance from the goal's
+GAP: Final = "gap."  # before two names: that of how far the two are apart
 CURIOSITY: Final = "curiosity"
 Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
 
@@ -41,9 +42,10 @@ class IntrinsicCost:
     mean square of the action. `zone`: 1 inside of a box of the environment's state that is read
     off, falling to 0 over the margin. `state.NAME`: how far one number of the environment's state,
     read off, is from that of the goal, in its own unit: for goals that ask for a part of what the
-    picture shows. `curiosity`: how well the world model is known to tell what comes of doing this
-    there, 0 where that is new; it is of what memory holds, so that `WorldCost` adds it to plans,
-    and a state alone has none.
+    picture shows. `gap.NAME.NAME`: how far two numbers are apart, as finger and block: a plan that
+    does not reach the block yet is to come nearer. `curiosity`: how well the world model is known
+    to tell what comes of doing this there, 0 where that is new; it is of what memory holds, so that
+    `WorldCost` adds it to plans, and a state alone has none.
 
     Args:
         reach: r, the distance of states that count as the same place.
@@ -79,6 +81,8 @@ class IntrinsicCost:
             _known(name, self.names)
             if weight and name.startswith(NUMBER):
                 told[name] = weight * self._number(states, task, name.removeprefix(NUMBER))
+            elif weight and name.startswith(GAP):
+                told[name] = weight * self._apart(states, name)
             elif weight and name != CURIOSITY:
                 told[name] = weight * getattr(self, f"_{name}")(states, actions, task)
         return told
@@ -119,6 +123,11 @@ class IntrinsicCost:
         aimed = aimed.view(len(aimed), *[1] * (states.ndim - 3))
         return (self.read(states, "state")[..., which] - aimed).abs()
 
+    def _apart(self, states: Tensor, name: str) -> Tensor:
+        one, other = (self.names.index(each) for each in pair_of(name))
+        told = self.read(states, "state")
+        return (told[..., one] - told[..., other]).abs()
+
     def _zone(self, states: Tensor, actions: Tensor, task: Task) -> Tensor:
         where = self.read(states, "state")
         total = where.new_zeros(where.shape[:-1])
@@ -127,10 +136,18 @@ class IntrinsicCost:
         return total
 
 
+def pair_of(name: str) -> list[str]:
+    """The two numbers of the term `gap.A.B`."""
+    return name.removeprefix(GAP).split(".", 1)
+
+
 def _known(name: str, names: Sequence[str]) -> None:
     told = IntrinsicCost.TERMS + tuple(NUMBER + number for number in names)
+    if name.startswith(GAP) and len(both := pair_of(name)) == 2 and set(both) <= set(names):
+        return
     if name not in told:
-        raise UserError(f"there is no cost {name!r}; there are {', '.join(told)}")
+        more = f", and {GAP}A.B of two of {', '.join(names)}" if len(names) > 1 else ""
+        raise UserError(f"there is no cost {name!r}; there are {', '.join(told)}{more}")
 
 
 def refuse_cost(

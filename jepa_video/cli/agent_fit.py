@@ -20,7 +20,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --learn.stride K          also level 2: places K steps later, for sub-goals (--search.levels 2)
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
   --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone,
-                            and state.NAME, a number of the environment's state from the goal's
+                            state.NAME, a number of the environment's state from the goal's, and
+                            gap.NAME.NAME, two of them from each other
   --zones '[{low: [8, 30], high: [20, 45]}]'
                             boxes of the environment's state to keep out of, for the term zone
   --search.horizon N, --search.samples N, --search.iterations N

@@ -34,13 +34,14 @@ _ROUND: Final = HALF * np.sqrt(2) + FINGER + 1.0  # pixels, on which the expert 
 class PointPush(World):
     """A block at a pose, a finger; solved within 3 pixels and 15 degrees of the goal's pose.
 
-    The state: finger x, y, block x, y, angle in radians. A square looks the same after a quarter
-    turn, so angles are compared modulo 90 degrees.
+    The state: finger x, y, block x, y, and cosine and sine of four times the block's angle: a
+    square looks the same after a quarter turn, so that a picture tells no more. Angles of a task
+    are in radians, and compared modulo 90 degrees.
     """
 
     id = "PointPush"
-    state_names = ("finger_x", "finger_y", "x", "y", "angle")
-    task_names = (*state_names, "goal_x", "goal_y", "goal_angle")
+    state_names = ("finger_x", "finger_y", "x", "y", "turn_cos", "turn_sin")
+    task_names = ("finger_x", "finger_y", "x", "y", "angle", "goal_x", "goal_y", "goal_angle")
     default_budget = 100
 
     def draw(self, source: np.random.Generator) -> tuple[float, ...]:
@@ -57,10 +58,10 @@ class PointPush(World):
     def begin(self, which: Array) -> None:
         """In the goal's picture the finger stands where the last push would end."""
         task = self.task[which]
-        self.state[which] = task[:, :5]
+        self.state[which, :2], self.state[which, 2:] = task[:, :2], told_of(task[:, 2:5])
         way = task[:, 5:7] - task[:, 2:4]
         behind = task[:, 5:7] - way / np.linalg.norm(way, axis=1, keepdims=True) * _ROUND
-        self.goal_state[which] = np.concatenate([behind, task[:, 5:]], axis=1)
+        self.goal_state[which] = np.concatenate([behind, told_of(task[:, 5:])], axis=1)
 
     def move(self, actions: Array, chance: Array) -> Array:
         """Walk in four parts, pushing what is in the way."""
@@ -73,12 +74,12 @@ class PointPush(World):
 
     def distance(self) -> Array:
         """Pixels to the goal's place, and the turn that is left as pixels at the block's arm."""
-        place, turn = self._left(self.state[:, 2:], self.goal_state[:, 2:])
+        place, turn = self._left(pose_of(self.state), pose_of(self.goal_state))
         return np.hypot(place, ARM * turn)
 
     def success(self) -> Array:
         """Near the goal's place and turned as it is."""
-        place, turn = self._left(self.state[:, 2:], self.goal_state[:, 2:])
+        place, turn = self._left(pose_of(self.state), pose_of(self.goal_state))
         return np.asarray((place < _NEAR) & (turn < _TURNED))
 
     def paint(self, state: Array, which: Array) -> Array:
@@ -87,7 +88,7 @@ class PointPush(World):
         low, high = int(LOW), int(HIGH)
         picture[:, [low, high], low : high + 1] = WALLS
         picture[:, low : high + 1, [low, high]] = WALLS
-        paint.squares(picture, state[:, 2:4], state[:, 4], HALF, _BLOCK)
+        paint.squares(picture, state[:, 2:4], pose_of(state)[:, 2], HALF, _BLOCK)
         paint.discs(picture, state[:, :2], FINGER, _FINGER)
         return picture
 
@@ -99,7 +100,7 @@ class PointPush(World):
 
     def expert(self) -> Array:
         """Find the push that brings the block nearest to its pose; go round to it; push."""
-        finger, pose, goal = self.state[:, :2], self.state[:, 2:], self.goal_state[:, 2:]
+        finger, pose, goal = self.state[:, :2], pose_of(self.state), pose_of(self.goal_state)
         points, normals = spots(pose)
         depths = np.array((0.6, 1.2, 2.4))
         after = np.stack([pushed(pose[:, None], points, normals, depth) for depth in depths])
@@ -133,16 +134,29 @@ class PointPush(World):
     # -- the physics -------------------------------------------------------------------------------
 
     def _push(self) -> None:
-        finger, pose = self.state[:, :2], self.state[:, 2:]
+        finger, pose = self.state[:, :2], pose_of(self.state)
         point, normal, depth = contact(finger, pose)
         moved = pushed(pose, point, normal, np.maximum(depth, 0))
         cos, sin = np.abs(np.cos(moved[:, 2])), np.abs(np.sin(moved[:, 2]))
         width = (HALF * (cos + sin))[:, None]
         moved[:, :2] = np.clip(moved[:, :2], LOW + width, HIGH - width)
-        self.state[:, 2:] = moved
+        touched = depth > 0  # a block alone is not even rounded
+        self.state[touched, 2:] = told_of(moved[touched])
         _, normal, depth = contact(finger, moved)  # a block at the border pushes back
         back = np.maximum(depth, 0)[:, None] * normal
         self.state[:, :2] = np.clip(finger - back, LOW + FINGER, HIGH - FINGER)
+
+
+def pose_of(state: Array) -> Array:
+    """x, y and angle of the block, `... 3`, the angle from -45 to 45 degrees, of states `... 6`."""
+    angle = np.arctan2(state[..., 5:], state[..., 4:5]) / 4
+    return np.concatenate([state[..., 2:4], angle], axis=-1)
+
+
+def told_of(pose: Array) -> Array:
+    """What a state holds of poses `... 3`, `... 4`."""
+    turn = 4 * pose[..., 2:]
+    return np.concatenate([pose[..., :2], np.cos(turn), np.sin(turn)], axis=-1)
 
 
 def contact(finger: Array, pose: Array) -> tuple[Array, Array, Array]:

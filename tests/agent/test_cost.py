@@ -44,7 +44,7 @@ def test_each_term_is_its_formula(cost):
     states, actions, goal = some(3, 4, 5, 1, 2), some(3, 4, 5, 2, seed=1), some(3, 1, 2, seed=2)
     zone = Zone((0.0, 0.0), (1.0, 1.0), margin=2.0)
     weights = {"goal": 2.0, "distance": 0.5, "reward": 3.0, "effort": 0.1, "zone": 4.0}
-    weights["state.y"] = 0.7
+    weights |= {"state.y": 0.7, "gap.y.x": 0.3}
     told = cost.terms(states, actions, Task(goal, weights, (zone,)))
     gap = (states - goal[:, None, None]).square().sum((-2, -1)) / REACH**2
     expected = {
@@ -54,6 +54,7 @@ def test_each_term_is_its_formula(cost):
         "effort": 0.1 * actions.square().mean(-1),
         "zone": 4 * inside(states[..., 0, :], zone),
         "state.y": 0.7 * (states - goal[:, None, None])[..., 0, 1].abs(),
+        "gap.y.x": 0.3 * (states[..., 0, 1] - states[..., 0, 0]).abs(),
     }
     assert told.keys() == expected.keys()
     for name, value in expected.items():
@@ -127,8 +128,10 @@ BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
             (),
             True,
             2,
-            "no cost 'state.z'; there are .* curiosity, state.x, state.y$",
+            "no cost 'state.z'; there are .* curiosity, state.x, state.y, and gap.A.B of two of",
         ),
+        ({"gap.x": 1.0}, (), False, 2, "there is no cost 'gap.x'"),
+        ({"gap.x.z": 1.0}, (), False, 2, "there is no cost 'gap.x.z'"),
         ({"effort": 1.0, "distance": 1.0}, (), False, 2, "the cost distance needs a goal"),
         ({"zone": 1.0}, (), True, 2, "the cost zone needs boxes"),
         ({"goal": 1.0}, BOX, True, 2, "zones count by the cost zone"),
@@ -144,6 +147,7 @@ def test_a_cost_that_cannot_be_told_is_refused(weights, zones, goal, size, told)
 def test_a_cost_that_can_be_told_is_taken():
     refuse_cost({"goal": 1.0, "distance": 0.0, "zone": 2.0}, BOX, True, 2)
     refuse_cost({"reward": 1.0, "goal": 0.0}, (), False, 0)
+    refuse_cost({"gap.x.y": 1.0}, (), False, 2, ("x", "y"))
 
 
 def test_zones_add_up(cost):

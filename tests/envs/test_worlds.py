@@ -10,7 +10,7 @@ from jepa_video.envs import make, make_batch
 from jepa_video.envs.geometry import first_hit
 from jepa_video.envs.point import REACH, scene_of
 from jepa_video.envs.policies import make_policy
-from jepa_video.envs.push import ARM, FINGER, HALF, contact, pushed
+from jepa_video.envs.push import ARM, FINGER, HALF, contact, pose_of, pushed, told_of
 from jepa_video.envs.rollout import HELD_OUT, TRAIN, play, seeds_of
 from jepa_video.envs.two_rooms import EB_STEPS, eb_tasks, held_back
 from jepa_video.envs.unseen import UNSEEN
@@ -480,6 +480,16 @@ def test_a_push_through_the_middle_shifts_and_one_beside_it_turns():
     assert after[:, 2] / after[:, 0] == pytest.approx(torque / ARM**2)
 
 
+def test_what_a_state_tells_of_a_turn_is_the_same_after_a_quarter_and_is_read_back():
+    pose = np.random.default_rng(0).uniform(-10, 10, (50, 3))
+    quarters = pose + np.pi / 2 * np.array((0, 0, 1))
+    assert told_of(quarters) == pytest.approx(told_of(pose))
+    back = pose_of(np.concatenate([np.zeros((50, 2)), told_of(pose)], axis=1))
+    assert back[:, :2] == pytest.approx(pose[:, :2])
+    left = (back[:, 2] - pose[:, 2]) / (np.pi / 2)
+    assert left == pytest.approx(np.rint(left), abs=1e-9)
+
+
 def test_the_arm_is_that_of_even_pressure_on_a_square():
     grid = (np.arange(400) + 0.5) / 400 * 2 * HALF - HALF
     assert np.hypot(*np.meshgrid(grid, grid)).mean() == pytest.approx(ARM, rel=1e-3)
@@ -495,7 +505,7 @@ def test_the_finger_never_stays_inside_the_block_and_a_block_alone_rests():
     for step in range(100):
         way = env.state[:, 2:4] - env.state[:, :2] if step % 3 else np.zeros((32, 2))
         env.step(way + 0.3 * np.stack([np.cos(heading), np.sin(heading)], axis=1))
-        depth = contact(env.state[:, :2], env.state[:, 2:])[2]
+        depth = contact(env.state[:, :2], pose_of(env.state))[2]
         assert depth.max() < 0.6 * FINGER
         assert (env.state[:, 2:4] > 4 + HALF).all() and (env.state[:, 2:4] < 60 - HALF).all()
     assert (np.abs(env.state[:, 2:] - first).max(axis=1) > 3).mean() > 0.8
