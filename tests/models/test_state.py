@@ -49,6 +49,24 @@ def test_the_points_of_a_map_state_are_of_what_is_seen_and_its_map_of_the_scene(
     assert head.width == 2 * 2 + 16 * 5
 
 
+def test_what_all_pictures_share_is_no_variance_of_a_centred_map():
+    tokens = torch.randn(1, 16, 3).expand(5, -1, -1).clone()  # the same walls in all
+    tokens[:, 6] = torch.randn(5, 3)  # and something that differs
+    for centred in (False, True):
+        torch.manual_seed(0)
+        head = MapState(3, (1, 4, 4), points=2, each=5, centred=centred)
+        states = head(tokens)
+        points, cells = head.samples(states)
+        assert torch.equal(points, states[:, 0, :4])
+        cells = cells.view(5, 16, 5)
+        if not centred:
+            assert torch.equal(cells, states[:, 0, 4:].view(5, 16, 5))
+            continue
+        assert cells[:, [i for i in range(16) if i != 6]].abs().max() < 1e-6
+        told = states[:, 0, 4:].view(5, 16, 5)[:, 6]
+        torch.testing.assert_close(cells[:, 6], told - told.mean(0))
+
+
 def test_what_is_sought_moves_with_the_cell_that_holds_it():
     sought = Sought(16 * 2, (4, 4), 1, 8)
     for weight in sought.look.parameters():
