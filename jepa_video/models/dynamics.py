@@ -237,25 +237,33 @@ class InverseDynamics(nn.Module):
 
 
 class Readout(nn.Module):
-    """Linear maps of states that others read and that shape nothing: `... P D` to named numbers.
+    """Maps of states that others read and that shape nothing: `... P D` to named numbers.
+
+    Linear, and with `hidden` a network is added: how a block is turned, say, is in what its tokens
+    tell, but no linear map of them.
 
     Args:
         width: `D` times `P`.
         sizes: numbers of each name.
+        hidden: width of the network; 0 for none.
     """
 
-    def __init__(self, width: int, sizes: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, width: int, sizes: Sequence[tuple[str, int]], hidden: int = 0) -> None:
         super().__init__()
         self.maps = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes})
+        self.deep = nn.ModuleDict()
+        if hidden:
+            self.deep.update({name: bent(width, size, hidden) for name, size in sizes})
 
     def forward(self, states: Tensor, name: str) -> Tensor:
         """`... P D` to `... size`."""
-        told: Tensor = self.maps[name](states.flatten(-2))
-        return told
+        flat = states.flatten(-2)
+        told: Tensor = self.maps[name](flat)
+        return told + self.deep[name](flat) if name in self.deep else told
 
     @torch.no_grad()
     def solve(self, name: str, states: Tensor, truth: Tensor, price: float = 1e-4) -> None:
-        """Put a map where the squared error is least: ridge regression, in closed form.
+        """Put a linear map where the squared error is least: ridge regression, in closed form.
 
         Gradient steps are slow here, since a state's numbers go together: after 250 of them a place
         is read 7 pixels off that these states tell to 0.3.
@@ -266,6 +274,8 @@ class Readout(nn.Module):
             truth: `N size`.
             price: of its weights, as a share of the states' mean variance.
         """
+        if name in self.deep:  # which stays as it is
+            truth = truth - self.deep[name](states.flatten(1))
         x, y = states.flatten(1).double(), truth.double()
         middle, level = x.mean(0), y.mean(0)
         x, y = x - middle, y - level
@@ -276,3 +286,12 @@ class Readout(nn.Module):
         assert isinstance(last, nn.Linear)
         last.weight.copy_(found.T)
         last.bias.copy_(level - middle @ found)
+
+
+def bent(width: int, size: int, hidden: int) -> nn.Sequential:
+    """`... width` to `... size` by two hidden layers, 0 at first."""
+    last = nn.Linear(hidden, size)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    layers = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
+    return nn.Sequential(*layers, last)

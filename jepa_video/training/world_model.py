@@ -75,6 +75,8 @@ class WorldModel(L.LightningModule):
             `aim`, to those of another frame of the window; 0 where the scene changes.
         felt: names of state numbers that the agent feels itself (proprioception), added to what it
             sees; those of `facts.state_names`.
+        read_hidden: width of a network that reads numbers off states beside the linear map; 0 for
+            none.
         learning_rate: peak of the schedule.
         final_learning_rate: end of the cosine, as a share of the peak.
         warmup: share of all steps in which the learning rate rises.
@@ -108,6 +110,7 @@ class WorldModel(L.LightningModule):
         temporal: float = 1.0,
         steady: float = 25.0,
         felt: Sequence[str] = (),
+        read_hidden: int = 0,
         learning_rate: float = 2e-3,
         final_learning_rate: float = 0.01,
         warmup: float = 0.05,
@@ -129,6 +132,7 @@ class WorldModel(L.LightningModule):
         refuse_backend(compile)
         weights = {"prediction": prediction, "regularize": regularize}
         within("model", 0, **weights, inverse=inverse, temporal=temporal, steady=steady)
+        within("model", 0, read_hidden=read_hidden)
         if unknown := [name for name in felt if name not in facts.state_names]:
             told = ", ".join(facts.state_names) or "none"
             raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
@@ -149,7 +153,8 @@ class WorldModel(L.LightningModule):
         # none.
         self.inverse_model.requires_grad_(inverse > 0)
         read = [("state", facts.state_size), ("reward", 1)]
-        self.readout = Readout(width * tokens, [(name, size) for name, size in read if size])
+        read = [(name, size) for name, size in read if size]
+        self.readout = Readout(width * tokens, read, read_hidden)
         self.felt = [facts.state_names.index(name) for name in felt]
         self.proprioception = Proprioception(len(felt), width) if felt else None
         self.regularizer, self.distance = regularizer(), distance
