@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError, within
 from .cost import WorldCost, foreseen
+from .kept import Kept
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
 from .planners.futures import OverFutures
@@ -137,13 +138,16 @@ class Actor:
         self.others = ways_out(facts.action_size, facts.discrete, norm)
 
     @torch.no_grad()
-    def react(self, state: Tensor, task: Task, tried: Tried | None = None) -> Tensor:
+    def react(
+        self, state: Tensor, task: Task, tried: Tried | None = None, kept: Kept | None = None
+    ) -> Tensor:
         """Mode 1: actions `B A` from states `B P D`.
 
-        The likeliest, or the nearest to it that was not tried here in vain.
+        The likeliest, or the nearest to it that was not tried here in vain. `kept` is what of the
+        episode need not be looked at again.
         """
         assert self.policy is not None
-        reaction = self.policy.on(state, task.goal if self.policy.goal else None, tried)
+        reaction = self.policy.on(state, task.goal if self.policy.goal else None, tried, kept)
         best = reaction.best()
         if self.limits is not None:  # a corner of the box is longer than the norm
             best = self.limits.clip(best)

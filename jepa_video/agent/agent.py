@@ -30,6 +30,7 @@ from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrif
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
 from .explain import Explanation, explained
 from .itinerary import Itinerary
+from .kept import Kept
 from .lessons import Notebook
 from .level2 import Ahead
 from .memory import Moments
@@ -152,6 +153,7 @@ class Agent:
         self.calls = 0
         self.moments: Moments | None = None
         self.notebook: Notebook | None = None
+        self.kept = Kept()
         self._last: tuple[Setting, Situation, Tensor] | None = None
 
     def act(self, observation: Observation) -> Array:
@@ -267,7 +269,7 @@ class Agent:
             planned = self._planned(setting, situation)
             whole = torch.where(plans[:, None, None], planned, whole)
         if not plans.all() and self.policy is not None:
-            react = self.actor.react(state, setting.task, situation.tried)
+            react = self.actor.react(state, setting.task, situation.tried, self.kept)
             whole = torch.where(plans[:, None, None], whole, react[:, None])
         # A plan that was not followed is of another present.
         self.age = torch.where(plans.cpu(), self.age, 0)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import Mlp
+from .kept import Field, Kept
 from .met import Met, led_by, told_by
 from .reach import FAR, SLACK, Ways
 from .spread import AROUND, Spread, neighbours
@@ -225,18 +226,8 @@ class Chart(Ways):
         here, there = self.spots(tried.place), self.spots(tried.came)
         return Met.of(here, there, tried.action @ self.drive.T, tried.felt > 0)
 
-    def left(
-        self,
-        ground: tuple[Tensor, Tensor],
-        spots: Tensor,
-        goals: Tensor,
-        met: Met | None = None,
-    ) -> Tensor:
-        """Steps from `B M 2` to each of the goals `B J 2`, less what the goal's own cells cost.
-
-        Negative where a place is nearer to a cell than the goal is: `B G M J`. What was met is a
-        cost of the ways between cells, and of those to and from them.
-        """
+    def field(self, ground: tuple[Tensor, Tensor], goals: Tensor, met: Met | None = None) -> Field:
+        """The ways over the cells to each of the goals `B J 2`; what was met is a cost of them."""
         costs, about = ground
         if met is not None:
             ways = self.ahead.expand(len(costs), self.cells, -1, -1)
@@ -252,13 +243,21 @@ class Chart(Ways):
                 begin.flatten(0, 1), costs.flatten(0, 1), self.neighbours, self.size[1], self.turns
             ),
         ).view_as(begin)
-        own = (value.gather(3, each) + enter).amin(3)  # B G J
-        index, leave = self.entries(spots, about)
+        return Field(value, (value.gather(3, each) + enter).amin(3), about)
+
+    def left(self, field: Field, spots: Tensor, met: Met | None = None) -> Tensor:
+        """Steps from `B M 2` to each of a field's goals, less what the goal's own cells cost.
+
+        Negative where a place is nearer to a cell than the goal is: `B G M J`. What was met is a
+        cost of the ways to the cells too.
+        """
+        batch, groups, count, _ = field.value.shape
+        index, leave = self.entries(spots, field.about)
         if met is not None:
             leave = leave + met.against(spots, self.centres[index] - spots[:, :, None])[:, None]
         places = index.flatten(1)[:, None, None].expand(-1, groups, count, -1)
-        found = value.gather(3, places).view(batch, groups, count, len(index[0]), 9)
-        told = (found + leave[:, :, None]).amin(4) - own[..., None]
+        found = field.value.gather(3, places).view(batch, groups, count, len(index[0]), 9)
+        told = (found + leave[:, :, None]).amin(4) - field.own[..., None]
         return told.transpose(2, 3)
 
     def steps(self, states: Tensor, others: Tensor) -> Tensor:
@@ -266,15 +265,21 @@ class Chart(Ways):
         here, there = (
             self.spots(part.flatten(1)[:, None, : self.aim]) for part in (states, others)
         )
-        told = self.left(self.ground(states), here, there)
+        told = self.left(self.field(self.ground(states), there), here)
         return told[:, :, 0, 0].relu().T
 
     @torch.no_grad()
-    def slope(self, states: Tensor, goal: Tensor, tried: Tried | None = None) -> Tensor:
+    def slope(
+        self, states: Tensor, goal: Tensor, tried: Tried | None = None, kept: Kept | None = None
+    ) -> Tensor:
         """How many steps further the goal is from the eight places one cell around, `N 8`."""
         here, aim = (self.spots(part.flatten(1)[:, None, : self.aim]) for part in (states, goal))
         around, met = here + self.around, self.met(tried)
-        told = self.left(self.ground(states), around, aim, met)[..., 0].mean(1)
+        if kept is None:
+            field = self.field(self.ground(states), aim, met)
+        else:
+            field = kept.of(self, states, aim, met)
+        told = self.left(field, around, met)[..., 0].mean(1)
         before, own, after = told[:, :4], told[:, 4:5], told[:, 5:]  # the fifth is where it is
         more = torch.cat((before, after), 1) - own
         if met is not None:
@@ -300,7 +305,7 @@ class Chart(Ways):
         first, aim = (part.flatten(1)[:, None, : self.aim] for part in (now, goal))
         spots = self.spots(torch.cat((first, way), 1))
         ground, met = self.ground(now), self.met(tried)
-        told = self.left(ground, spots, self.spots(aim), met)
+        told = self.left(self.field(ground, self.spots(aim), met), spots, met)
         told = told[..., 0].mean(1)[..., None]  # B 1+SH 1
         before, after = (part[..., 0] for part in steps_of(told, samples, horizon))
         nearer = before - after - stride
@@ -341,7 +346,7 @@ class Chart(Ways):
         places = torch.cat((state, after), 1).flatten(2)[..., : self.aim]
         aims = self.spots(goal.flatten(2)[..., : self.aim])
         ground, spots = self.ground(state[:, 0]), self.spots(places)
-        told = self.left(ground, spots, aims)
+        told = self.left(self.field(ground, aims), spots)
         here, there = told[:, :, :count], told[:, :, count:]
         long = (here - there - 1).relu().square().mean()
         steps, sure = here.relu(), (known < 2 * self.far).expand_as(here)

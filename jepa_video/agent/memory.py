@@ -241,8 +241,11 @@ class Moments:
 
     def after(self, now: Tensor) -> Tensor:
         """The states after those of all slots, `B M P D`; after the last moment `now` `B P D`."""
-        then = self.read(self.times + 1)
-        return torch.where(then.found[..., None, None], then.state, now[:, None])
+        times = self.times.masked_fill(~self.store.filled, -2)  # after none
+        next_ = times[:, :, None] + 1 == times[:, None]  # B M M
+        state = self.held().state
+        rows = next_.long().argmax(2)[..., None, None].expand_as(state)
+        return torch.where(next_.any(2)[..., None, None], state.gather(1, rows), now[:, None])
 
     def _parted(self, values: Tensor, found: Tensor) -> Moment:
         width = math.prod(self.shape)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..models.blocks import Mlp, Sought
 from .cost import beside
+from .kept import Kept
 from .tried import Tried
 
 _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
@@ -22,7 +23,9 @@ _LEAST, _MOST = -3.0, 0.5  # log of the standard deviation before squashing
 class Guide(Protocol):
     """A critic that tells how much nearer the goal is on each side of where the agent is."""
 
-    def slope(self, states: Tensor, goal: Tensor, tried: Tried | None = None) -> Tensor:
+    def slope(
+        self, states: Tensor, goal: Tensor, tried: Tried | None = None, kept: Kept | None = None
+    ) -> Tensor:
         """From states and goals `N P D`, `N guide`; without gradients."""
 
 
@@ -66,7 +69,13 @@ class ReactivePolicy(nn.Module):
         """Ask this one from now on."""
         self._guide = [guide]
 
-    def forward(self, states: Tensor, goal: Tensor | None, tried: Tried | None = None) -> Tensor:
+    def forward(
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        tried: Tried | None = None,
+        kept: Kept | None = None,
+    ) -> Tensor:
         """What the distribution is made of: logits `N A`, or means and log deviations `N 2A`."""
         s, aimed = beside((states, self.mean, self.std), goal, self.aim), goal
         if self.look is not None:
@@ -74,16 +83,22 @@ class ReactivePolicy(nn.Module):
             s = torch.cat((place, self.look(scene), goal), 1)
         if self.guides:
             assert aimed is not None
-            s = torch.cat((s, self._guide[0].slope(states, aimed, tried)), 1)
+            s = torch.cat((s, self._guide[0].slope(states, aimed, tried, kept)), 1)
         told: Tensor = self.leave(F.gelu(self.norm(self.enter(s))))
         return told
 
-    def on(self, states: Tensor, goal: Tensor | None, tried: Tried | None = None) -> Reaction:
+    def on(
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        tried: Tried | None = None,
+        kept: Kept | None = None,
+    ) -> Reaction:
         """What it makes of states and goals `N P D`: a distribution over actions.
 
-        What was tried in an episode is for its guide to know.
+        What was tried in an episode, and what is kept of it, are for its guide to know.
         """
-        return Reaction(self(states, goal, tried), self.action, self.discrete)
+        return Reaction(self(states, goal, tried, kept), self.action, self.discrete)
 
 
 class Reaction(NamedTuple):

@@ -158,7 +158,8 @@ def test_a_leap_costs_its_toll_where_memory_notes_and_is_shunned_where_not(plain
     left, over = plain.foretold(here, goal, step)
     assert float(over) > 3
     noted, none = plain.foretold(here, goal, step, tried=stopped((0.5, 5.5)))
-    rest = plain.left(plain.ground(here), step[0], torch.tensor([[[5.5, 2.5]]])).mean()
+    field = plain.field(plain.ground(here), torch.tensor([[[5.5, 2.5]]]))
+    rest = plain.left(field, step[0]).mean()
     toll = 1 + 5 * float(torch.nn.functional.softplus(torch.tensor(1.0))) - 1
     torch.testing.assert_close(noted[0, 0, 0], plain.cost(rest + toll), atol=1e-3, rtol=1e-3)
     assert float(noted) > float(left) and not none.any()
