@@ -13,7 +13,6 @@ from torch import Tensor
 
 from jepa_video.agent.actor import OTHERS, Actor, ways_out
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
-from jepa_video.agent.kept import Kept
 from jepa_video.agent.lessons import ACTION, TEMPERATURE
 from jepa_video.agent.memory import Moments
 from jepa_video.agent.policy import Reaction, ReactivePolicy
@@ -79,13 +78,7 @@ class Rightward(ReactivePolicy):
     def __init__(self) -> None:
         super().__init__(2, 2, False, 2, 8)
 
-    def forward(
-        self,
-        states: Tensor,
-        goal: Tensor | None,
-        tried: Tried | None = None,
-        kept: Kept | None = None,
-    ) -> Tensor:
+    def forward(self, states: Tensor, *rest: object) -> Tensor:
         return torch.tensor([[20.0, 0.0, 0.0, 0.0]]).expand(len(states), -1)
 
 
