@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, within
+from .chart import Chart
 from .cost import WorldCost, foreseen
+from .detours import passed, places_over
 from .kept import Kept
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
@@ -49,6 +51,10 @@ class Search:
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.
+        via: rows and columns of places by way of which the policy proposes plans too, see
+            `detours.py`; 0 for none.
+        deadline: whether who is not at the goal when a plan ends counts as never getting there;
+            else the critic says what is left.
     """
 
     horizon: int = 5
@@ -65,13 +71,15 @@ class Search:
     share: float = 1.0
     levels: int = 1
     far: int = 6
+    via: int = 0
+    deadline: bool = False
 
     def __post_init__(self) -> None:
         within("search", 1, every=self.every)
         within("search", 1, far=self.far)
         within("search", 1, 2, levels=self.levels)
         within("search", 0, 1, share=self.share)
-        within("search", 0, futures=self.futures)
+        within("search", 0, futures=self.futures, via=self.via)
         within("search", 0, lessons=self.lessons, tried=self.tried)
 
     def but(self, given: Mapping[str, Any]) -> Search:
@@ -133,6 +141,8 @@ class Actor:
     ) -> None:
         facts = cost.world.facts
         self.cost, self.search, self.policy = cost, search, policy
+        if search.via and not (isinstance(cost.critic, Chart) and policy):
+            raise UserError("search.via needs an agent that was fitted with learn.judge chart")
         self.planner = planner_of(search, facts.action_size, facts.discrete, norm)
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.others = ways_out(facts.action_size, facts.discrete, norm)
@@ -194,27 +204,47 @@ class Actor:
         self, situation: Situation, task: Task, previous: Plan | None, z: Tensor | None
     ) -> Plan:
         """The last plan, and where the policy would go in imagination."""
-        guess = Plan.proposal(self.imagined_policy(situation, task, z)[:, None])
+        guess = Plan.proposal(self._guesses(situation, task, z))
         if previous is None:
             return guess
         lost = previous.actions.isnan().flatten(1).any(1)
         actions = torch.where(lost[:, None, None], guess.actions, previous.actions)
-        others = guess.forgotten(lost).elites  # comes first where there is nothing else
-        elites = torch.cat((others, previous.elites), 1)[:, :PROPOSALS]
+        again = guess.forgotten(lost).elites[:, :1]  # comes first where there is nothing else
+        others = guess.elites[:, 1:], previous.elites[:, : PROPOSALS - 1]
+        elites = torch.cat((again, *others), 1)
         return Plan(actions, previous.cost, torch.cat((actions[:, None], elites), 1))
 
-    def imagined_policy(self, situation: Situation, task: Task, z: Tensor | None = None) -> Tensor:
+    def _guesses(self, situation: Situation, task: Task, z: Tensor | None) -> Tensor:
+        """Where the policy would go, `B K H A`: straight on, and by way of `via` places."""
+        on = self.imagined_policy(situation, task, z)[:, None]
+        if not self.search.via:
+            return on
+        places = places_over(cast(Chart, self.cost.critic), situation.known[:, -1], self.search.via)
+        rows = torch.arange(len(on), device=on.device).repeat_interleave(places.shape[1])
+        each = replace(task, goal=None if task.goal is None else task.goal[rows])
+        future = None if z is None else z[rows]
+        by = self.imagined_policy(situation.rows(rows), each, future, places.flatten(0, 1))
+        return torch.cat((on, by.view(len(on), -1, *by.shape[1:])), 1)
+
+    def imagined_policy(
+        self, situation: Situation, task: Task, z: Tensor | None = None, by: Tensor | None = None
+    ) -> Tensor:
         """The actions `B H A` that the policy takes in the world that it imagines.
 
         Args:
             situation: the present.
             task: what is asked for.
             z: draws of the latent, `B Z' L Z`, the first of which is imagined.
+            by: places `B P D` that it goes to first; None for straight on.
         """
         world, (known, past, lessons, tried) = self.cost.world, situation
-        first = None if z is None else z[:, 0]
+        first, goal = None if z is None else z[:, 0], task.goal
+        there = torch.zeros(len(known), 1, 1, dtype=torch.bool, device=known.device)
         done: list[Tensor] = []
         for _ in range(self.search.horizon):
+            if by is not None and goal is not None:
+                there |= passed(cast(Chart, self.cost.critic), known[:, -1], by)[:, None, None]
+                task = replace(task, goal=torch.where(there, goal, by))
             action = self.react(known[:, -1], task, tried)
             told = foreseen(world, Situation(known, past, lessons), action[:, None], first)
             known = torch.cat((known, told), 1)

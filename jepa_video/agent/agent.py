@@ -93,6 +93,8 @@ class Agent:
         intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
         silent = isinstance(self.critic, Ways) and not mind.weights.get("goal")
         final = 1.0 if self.critic is None or silent else 0.0  # nobody judges what comes after
+        if mind.search.deadline:  # what is at the end of a plan is so for ever
+            final = mind.discount**mind.search.horizon / (1 - mind.discount)
         self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final, word)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)

@@ -158,6 +158,14 @@ def argmin_codes(energy: Energy, codes: Tensor, batch: int, chunk: int | None = 
     return Minimum(codes[best.indices], best.values, best.indices)
 
 
+def strayed(z: Tensor, codes: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Rows of z `B ...`, of which a share is any of the codes `[K, ...]` instead."""
+    stray = torch.rand(len(z), generator=generator) < share
+    other = torch.randint(len(codes), (len(z),), generator=generator)
+    chosen = stray.to(z.device).view(-1, *(1,) * (z.ndim - 1))
+    return torch.where(chosen, codes[other.to(codes.device)], z)
+
+
 def code_energies(energy: Energy, codes: Tensor, batch: int, chunk: int | None = None) -> Tensor:
     """Energy of each code `[K, ...]` for each of `batch` pairs, `[B, K]`; see `argmin_codes`."""
     parts = torch.split(codes, chunk or len(codes))

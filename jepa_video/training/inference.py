@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.masks import MaskGroup
 from ..energies.inference import Energy, Minimum, argmin_codes, argmin_z, code_energies, free_energy
-from ..errors import UserError
+from ..errors import UserError, within
 from ..models.latent import DiscreteLatent, Latent, LatentDraw, Places
 from ..models.rope import Grid, grid_positions
 
@@ -67,13 +67,19 @@ class InferZ:
             lowest energy (all codes where z is discrete, else descent with restarts).
         restarts: further starts, drawn from the prior.
         steps: of the descent.
+        stray: share of a world model's passages that learn with any code in place of the best.
+            A code that is never the best is not trained else, and what it foretells is nonsense,
+            while plans over z draw all codes alike (relaxed winner-takes-all: Rupprecht et al.
+            2017, "Learning in an uncertain world", eq. 5).
     """
 
     by: Literal["posterior", "minimise"] = "posterior"
     restarts: int = 3
     steps: int = 20
+    stray: float = 0.0
 
     def __post_init__(self) -> None:
+        within("model.infer_z", 0, 1, stray=self.stray)
         for name in ("restarts", "steps"):
             if getattr(self, name) < 0:
                 raise UserError(

@@ -27,7 +27,7 @@ from ..data.episodes import Facts
 from ..data.transforms import normalise
 from ..distributed import rank
 from ..energies.distances import Distance, distance
-from ..energies.inference import argmin_codes, argmin_z
+from ..energies.inference import argmin_codes, argmin_z, strayed
 from ..energies.regularizers import Regularizer, VCReg
 from ..errors import UserError, within
 from ..models.conv import ConvEncoder
@@ -332,8 +332,12 @@ class WorldModel(L.LightningModule):
         places = self.places(passage)
         if self.infer_z.by == "posterior" or not self.latent.dim:
             return self.latent.posterior(s_x, s_y, generator, places)
-        z = self.explain(passage, generator)
-        return self.latent.explained(s_x, s_y, z, places)
+        return self.latent.explained(s_x, s_y, self.learned_by(passage, generator), places)
+
+    def learned_by(self, passage: Passage, generator: torch.Generator | None = None) -> Tensor:
+        """The z, `B L Z`, that passages are learned with: `explain`'s, or a stray code."""
+        z, codes, stray = self.explain(passage, generator), self.latent.codes, self.infer_z.stray
+        return strayed(z, codes.detach(), stray, generator) if stray and codes is not None else z
 
     def explain(self, passage: Passage, generator: torch.Generator | None = None) -> Tensor:
         """`z* = argmin_z E(x, y, z)`, `B L Z`: over all codes, else from the posterior down."""

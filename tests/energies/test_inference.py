@@ -13,6 +13,7 @@ from jepa_video.energies.inference import (
     code_energies,
     free_energy,
     gibbs_weights,
+    strayed,
 )
 
 METHODS: tuple[Literal["adam", "lbfgs"], ...] = ("adam", "lbfgs")
@@ -165,3 +166,31 @@ def test_gibbs_weights_are_the_slope_of_the_free_energy() -> None:
     energies = torch.rand(4, 9).double().requires_grad_()
     (slope,) = torch.autograd.grad(free_energy(energies, 3.0).sum(), energies)
     torch.testing.assert_close(slope, gibbs_weights(energies.detach(), 3.0))
+
+
+def test_a_share_of_z_strays_to_any_of_the_codes_and_the_others_stay():
+    codes = torch.arange(8.0).view(4, 1, 2)
+    z = torch.full((20_000, 1, 2), -1.0)
+    found = strayed(z, codes, 0.3, torch.Generator().manual_seed(0))
+    counts = [(found == code).all(-1).float().mean().item() for code in codes]
+    assert counts == pytest.approx([0.3 / 4] * 4, abs=0.01)
+    assert (found == -1).all(-1).float().mean() == pytest.approx(0.7, abs=0.01)
+    assert torch.equal(strayed(z, codes, 0.0, None), z)
+
+
+def test_a_code_that_is_never_the_best_foretells_what_happens_only_where_some_z_stray():
+    """What happens is 0 or 1; three codes begin far from both, and the nearest alone would move."""
+    y = torch.tensor([0.0, 1.0]).repeat(100)
+    off = {}
+    for share in (0.0, 0.2):
+        draw, told = torch.Generator().manual_seed(0), torch.tensor([0.2, 0.8, 9.0, -9.0])
+        for _ in range(600):
+            codes = torch.arange(4)[:, None]
+            found = argmin_codes(
+                lambda k, told=told: (told[k[..., 0]] - y[:, None]) ** 2, codes, 200
+            )
+            taken = strayed(found.z, codes, share, draw)[:, 0]
+            slope = torch.zeros(4).index_add(0, taken, told[taken] - y)
+            told = told - 0.02 * slope
+        off[share] = torch.minimum(told.abs(), (told - 1).abs()).amax()
+    assert off[0.0] > 5 and off[0.2] < 0.6
