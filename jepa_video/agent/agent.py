@@ -258,7 +258,7 @@ class Agent:
         if self.moments is not None:
             told, alone = self.moments.held(), Task(goal, {"goal": 1.0})
             felt = self.cost.intrinsic(told.state, told.action, alone)
-            came = self.moments.after(self.known[-1])
+            came = self.moments.after(self.known[-1].flatten(1)[:, : self.world.state.aim])
             tried = Tried.of(told, came, felt, self.world.state.aim, self.mind.reach)
         return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
 

@@ -240,12 +240,16 @@ class Moments:
         return self._parted(self.store.values, self.store.filled)
 
     def after(self, now: Tensor) -> Tensor:
-        """The states after those of all slots, `B M P D`; after the last moment `now` `B P D`."""
+        """The first n numbers of states after all slots, `B M n`; after the last moment `now`.
+
+        Args:
+            now: the same numbers of the present, `B n`.
+        """
         times = self.times.masked_fill(~self.store.filled, -2)  # after none
         next_ = times[:, :, None] + 1 == times[:, None]  # B M M
-        state = self.held().state
-        rows = next_.long().argmax(2)[..., None, None].expand_as(state)
-        return torch.where(next_.any(2)[..., None, None], state.gather(1, rows), now[:, None])
+        state = self.store.values[..., : now.shape[1]]
+        rows = next_.long().argmax(2)[..., None].expand_as(state)
+        return torch.where(next_.any(2)[..., None], state.gather(1, rows), now[:, None])
 
     def _parted(self, values: Tensor, found: Tensor) -> Moment:
         width = math.prod(self.shape)

@@ -50,12 +50,12 @@ class Tried(NamedTuple):
 
         Args:
             told: of which the first `aim` numbers of a state say where the agent was.
-            came: the states after them, `B M P D`.
+            came: where that led, as many numbers of the states after them, `B M D`.
             felt: the cost `goal` in each of them, without its weight, `B M`.
             aim: D.
             reach: distance of states that count as the same place.
         """
-        place, came = (part.flatten(2)[..., :aim] for part in (told.state, came))
+        place = told.state.flatten(2)[..., :aim]
         known, felt = keys(place, told.action, reach), felt * told.found
         return cls(known, felt, reach, place, told.action, came)
 

@@ -204,7 +204,8 @@ def test_moments_are_told_by_their_time_and_know_what_came_after_each():
         assert torch.equal(told.action[i, q], actions[time, i])
         assert told.cost[i, q] == costs[time, i]
     now, times = draws(2, 1, 3, seed=3), moments.times
-    came = moments.after(now)
+    came = moments.after(now[:, 0, :2])  # of as many numbers as are told
+    assert came.shape == (2, 5, 2)
     for i in range(2):
         for slot, time in enumerate(times[i].tolist()):
-            assert torch.equal(came[i, slot], now[i] if time == 8 else states[time + 1, i])
+            assert torch.equal(came[i, slot], (now[i] if time == 8 else states[time + 1, i])[0, :2])

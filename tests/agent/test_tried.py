@@ -36,7 +36,7 @@ def moments(places: Tensor, actions: Tensor, costs: Tensor, capacity: int = 8) -
 def tried_of(held: Moments, aim: int, reach: float) -> Tried:
     """Of moments whose cost is that of the goal alone."""
     told = held.held()
-    return Tried.of(told, told.state, told.cost, aim, reach)
+    return Tried.of(told, told.state.flatten(2)[..., :aim], told.cost, aim, reach)
 
 
 def test_how_often_is_its_formula():
