@@ -383,6 +383,7 @@ def test_without_success_there_is_the_return(tmp_path, monkeypatch):
     [
         ([], "agent eval needs an environment"),
         (["--env", "TwoRoom"], "did you mean TwoRooms?"),
+        (["--env", "TwoRooms", "--episode", "3"], "no option --episode; did you mean --episodes?"),
         (["--env", "Rooms", "--policy", "strait"], "there is no policy 'strait'"),
         (["--env", "Rooms", "--policy", "mode2"], "--policy mode2 needs --checkpoint RUN"),
         (
