@@ -200,7 +200,7 @@ def _of_file(words: Sequence[str], told: str) -> str:
 
 
 def _near(name: str, names: Sequence[str]) -> str:
-    """The option that was probably meant; one that does not say where it belongs has to be close."""
+    """The option that was meant; one that does not say where it belongs has to be close."""
     names = [known for known in names if not known.endswith(".help")]
     near = get_close_matches(name, names, 1, 0.75 if "." in name else 0.85)
     return f"; did you mean {near[0]}?" if near else ""
