@@ -271,7 +271,7 @@ class AgentLearner(L.LightningModule):
         world, parts = self.world, surprising(batch, self.surprise)
         known, done, after = (part[:, None] for part in parts)
         passage = Passage(known, done[:, :0], done, after)
-        z = world.learned_by(passage, draw) if world.latent.dim else None
+        z = world.stray(world.explain(passage, draw), draw) if world.latent.dim else None
         told = world.imagine(known, passage.actions, z)
         energy = world.prediction * world.energy(told, passage.future).mean()
         self.log_dict({"loss": energy.detach(), "energy": energy.detach()})

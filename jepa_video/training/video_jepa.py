@@ -117,6 +117,8 @@ class VideoJEPA(EnergyModel, Levels):
         self.target = frozen_copy(self.encoder) if self.ema else self.encoder
         if target == "separate":
             self.target = encoder()
+        if infer_z.stray:
+            raise UserError("model.infer_z.stray is of world models: pretrain judges no plans by z")
         self.latent, self.infer_z = latent(self.encoder.width), infer_z
         if infer_z.by == "minimise" and self.latent.dim:
             self.require_searchable()

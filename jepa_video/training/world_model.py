@@ -332,12 +332,15 @@ class WorldModel(L.LightningModule):
         places = self.places(passage)
         if self.infer_z.by == "posterior" or not self.latent.dim:
             return self.latent.posterior(s_x, s_y, generator, places)
-        return self.latent.explained(s_x, s_y, self.learned_by(passage, generator), places)
+        draw = self.latent.explained(s_x, s_y, self.explain(passage, generator), places)
+        if draw.z is None or not self.training:
+            return draw
+        return draw._replace(z=self.stray(draw.z, generator))
 
-    def learned_by(self, passage: Passage, generator: torch.Generator | None = None) -> Tensor:
-        """The z, `B L Z`, that passages are learned with: `explain`'s, or a stray code."""
-        z, codes, stray = self.explain(passage, generator), self.latent.codes, self.infer_z.stray
-        return strayed(z, codes.detach(), stray, generator) if stray and codes is not None else z
+    def stray(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Z `B L Z`, some of them another code, as `infer_z.stray` says; to learn with."""
+        codes, share = self.latent.codes, self.infer_z.stray
+        return strayed(z, codes, share, generator) if share and codes is not None else z
 
     def explain(self, passage: Passage, generator: torch.Generator | None = None) -> Tensor:
         """`z* = argmin_z E(x, y, z)`, `B L Z`: over all codes, else from the posterior down."""

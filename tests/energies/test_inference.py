@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -15,6 +16,10 @@ from jepa_video.energies.inference import (
     gibbs_weights,
     strayed,
 )
+from jepa_video.models.latent import DiscreteLatent
+from jepa_video.training.inference import InferZ
+from jepa_video.training.passages import Passage
+from tests.agent.tiny_agent import world
 
 METHODS: tuple[Literal["adam", "lbfgs"], ...] = ("adam", "lbfgs")
 
@@ -194,3 +199,23 @@ def test_a_code_that_is_never_the_best_foretells_what_happens_only_where_some_z_
             told = told - 0.02 * slope
         off[share] = torch.minimum(told.abs(), (told - 1).abs()).amax()
     assert off[0.0] > 5 and off[0.2] < 0.6
+
+
+def test_a_world_model_learns_with_stray_codes_teaches_its_posterior_the_best_and_judges_by_it():
+    latent = partial(DiscreteLatent, count=4, dim=3)
+    ways = InferZ(by="minimise", stray=1.0)
+    model = world(latent=latent, infer_z=ways)
+    known, later = (
+        torch.randn(64, 1, 1, model.state.width),
+        torch.randn(64, 1, 1, model.state.width),
+    )
+    passage = Passage(known, torch.zeros(64, 0, 2), torch.zeros(64, 1, 2), later)
+    best = model.explain(passage)
+    for training in (True, False):
+        draw = model.train(training).inferred(passage, torch.Generator().manual_seed(0))
+        same = (draw.z - best).abs().amax((1, 2)) < 1e-6
+        assert bool(same.all()) is not training
+        taught = model.latent.explained(
+            known.flatten(1, 2), later.flatten(1, 2), best, model.places(passage)
+        )
+        assert torch.equal(draw.terms["latent/amortised"], taught.terms["latent/amortised"])
