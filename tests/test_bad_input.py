@@ -40,6 +40,7 @@ REFUSED = [
     (["--seed", "-1"], "seed must be from 0"),
     (["--seed", str(2**70)], "seed must be from 0"),
     (["--wandb", "maybe"], "expected one of 'offline', 'online', 'off', got 'maybe'"),
+    (["--model.infer_z.stray", "0.2"], "model.infer_z.stray is of world models"),
     ([], "gives batches of one clip"),
 ]
 

@@ -240,12 +240,13 @@ class Actor:
         world, (known, past, lessons, tried) = self.cost.world, situation
         first, goal = None if z is None else z[:, 0], task.goal
         there = torch.zeros(len(known), 1, 1, dtype=torch.bool, device=known.device)
+        kept = Kept()  # what is imagined stands still, as the scene does
         done: list[Tensor] = []
         for _ in range(self.search.horizon):
             if by is not None and goal is not None:
                 there |= passed(cast(Chart, self.cost.critic), known[:, -1], by)[:, None, None]
                 task = replace(task, goal=torch.where(there, goal, by))
-            action = self.react(known[:, -1], task, tried)
+            action = self.react(known[:, -1], task, tried, kept)
             told = foreseen(world, Situation(known, past, lessons), action[:, None], first)
             known = torch.cat((known, told), 1)
             past = torch.cat((past, action[:, None]), 1)

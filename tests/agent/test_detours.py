@@ -114,6 +114,35 @@ def test_later_the_proposals_stand_beside_what_was_planned(actor):
             assert (begun.elites[row] == guess).flatten(1).all(1).sum() == 1
 
 
+class Guided(Straight):
+    """One that goes down the chart's slope, and notes how much of it there was."""
+
+    def on(self, states: Tensor, goal: Tensor, tried: Any, kept: Any) -> Any:
+        ahead = self.chart.ahead
+        slope = self.chart.slope(states, goal, tried, kept)
+        return SimpleNamespace(best=lambda: ahead[slope.argmin(1)])
+
+
+def test_a_way_is_imagined_in_a_scene_that_is_looked_at_once_for_each_goal(
+    actor, chart, monkeypatch
+):
+    situation = Situation(at(1.0, 4.0, 2)[:, None], torch.zeros(2, 0, 2))
+    task, looks, ground = Task(at(7.0, 4.0, 2)), [0], chart.ground
+
+    def looked(states: Tensor) -> Any:
+        looks[0] += len(states)
+        return ground(states)
+
+    actor.policy = Guided(chart)
+    monkeypatch.setattr(chart, "ground", looked)
+    guesses = actor._guesses(situation, task, None)
+    once, looks[0] = looks[0], 0
+    monkeypatch.setattr("jepa_video.agent.actor.Kept", lambda: None)
+    assert torch.equal(guesses, actor._guesses(situation, task, None))
+    assert looks[0] == 2 * 5 * 14, "in each of the steps of each of the ways"
+    assert once <= 2 * 5 * 2, "for the place and for the goal after it"
+
+
 def test_who_has_no_chart_cannot_be_asked():
     with pytest.raises(UserError, match="learn.judge chart"):
         agent("mode2", search=Search(via=3))
