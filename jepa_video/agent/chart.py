@@ -230,7 +230,7 @@ class Chart(Ways):
         """The ways over the cells to each of the goals `B J 2`; what was met is a cost of them."""
         costs, about = ground
         if met is not None:
-            ways = self.ahead.expand(len(costs), self.cells, -1, -1)
+            ways = self.ahead.expand(len(costs), 1, -1, -1)
             costs = costs + met.against(self.centres.expand(len(costs), -1, -1), ways).mT[:, None]
         at, enter = self.entries(goals, about)
         batch, groups, count, _ = enter.shape

@@ -1,16 +1,18 @@
 """What mode 1 does not look at again: the ways of a scene, until something in it is new.
 
 A reaction asks the chart how much nearer the goal is on each side of where the agent is. The scene
-stands still, so that the ways through it to one goal are found once and kept, as long as nothing
-else was met, the goal is the same, and the map shows the same; what the agent itself leaves in the
-map, where it was and where it is, does not count. After so many decisions they are found anew.
+stands still, so that what it is made of is looked at once and kept as long as the map shows the
+same; what the agent itself leaves in the map, where it was and where it is, does not count. After
+so many decisions it is looked at anew. The ways through it are kept until the goal is another one
+or something else was met.
 
 Shapes: B environments, G groups, J goals, C cells of the chart, F numbers of a cell.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _LONG: Final = 16  # decisions after which the scene is looked at anew
 _OTHER: Final = 0.5  # deviations of a cell's numbers from which on it shows something else
 _OWN: Final = 2.5  # cells of the map around the agent that show the agent
+
+Ground = tuple[Tensor, Tensor]  # see `Chart.ground`
 
 
 class Field(NamedTuple):
@@ -38,34 +42,20 @@ class Field(NamedTuple):
     own: Tensor
     about: Tensor
 
-    def with_rows(self, which: Tensor, others: Field) -> Field:
-        """The same with other rows `which`."""
-        return Field(
-            *(old.index_copy(0, which, new) for old, new in zip(self, others, strict=True))
-        )
 
-
-class Seen(NamedTuple):
-    """What a field was told of, for each environment.
+class Scene(NamedTuple):
+    """What the ground was looked at in, for each environment.
 
     Attributes:
         cells: the map, `B high wide n`, in deviations.
         spot: where the agent was, `B 2` in cells of the map.
-        goal: where to, `B 2`.
-        met: how many steps had been stopped, and where, summed: `B 3`.
     """
 
     cells: Tensor
     spot: Tensor
-    goal: Tensor
-    met: Tensor
 
-    def rows(self, which: Tensor) -> Seen:
-        """Those of some environments."""
-        return Seen(*(part[which] for part in self))
-
-    def other(self, now: Seen) -> Tensor:
-        """Whether something is new by now, bool `B`."""
+    def other(self, now: Scene) -> Tensor:
+        """Whether the map shows something else by now, bool `B`."""
         high, wide = self.cells.shape[1:3]
         y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
         middle = torch.stack((x, y), -1).to(self.spot) + 0.5  # high wide 2
@@ -73,47 +63,83 @@ class Seen(NamedTuple):
         for spot in (self.spot, now.spot):
             apart &= (middle - spot[:, None, None]).abs().amax(-1) > _OWN
         gap = (now.cells - self.cells).square().mean(-1).sqrt() * apart
+        return gap.flatten(1).amax(1) > _OTHER
+
+
+class Asked(NamedTuple):
+    """What a field was asked for, for each environment.
+
+    Attributes:
+        goal: where to, `B 2`.
+        met: how many steps had been stopped, and where, summed: `B 3`.
+    """
+
+    goal: Tensor
+    met: Tensor
+
+    def other(self, now: Asked) -> Tensor:
+        """Whether something else is asked for by now, bool `B`."""
         moved = (now.goal - self.goal).abs().amax(1) > 1e-4
-        return (
-            (gap.flatten(1).amax(1) > _OTHER) | moved | ((now.met - self.met).abs() > 1e-3).any(1)
-        )
+        return moved | ((now.met - self.met).abs() > 1e-3).any(1)
 
 
 class Kept:
-    """The fields of the environments of an agent, in one episode."""
+    """The ground and the fields of the environments of an agent, in one episode."""
 
     def __init__(self) -> None:
-        self.field: Field | None = None
-        self.seen: Seen | None = None
+        self._begun: tuple[Scene, Asked, Ground, Field] | None = None
         self.age = torch.zeros(0)
 
     def of(self, chart: Chart, states: Tensor, goals: Tensor, met: Met | None) -> Field:
         """The field of states `B P D` and goals `B 1 2`, looked at anew where it has to be."""
-        now = seen_by(chart, states, goals, met)
-        if self.field is None or self.seen is None or len(self.age) != len(states):
-            self.field, self.seen = chart.field(chart.ground(states), goals, met), now
+        scene, asked = scene_of(chart, states), asked_of(goals, met)
+        if self._begun is None or len(self.age) != len(states):
+            ground = chart.ground(states)
+            self._begun = scene, asked, ground, chart.field(ground, goals, met)
             self.age = torch.zeros(len(states), device=states.device)
-            return self.field
+            return self._begun[3]
+        seen, wanted, ground, field = self._begun
         self.age += 1
-        anew = self.seen.other(now) | (self.age >= _LONG)
+        look = seen.other(scene) | (self.age >= _LONG)
+        anew = look | wanted.other(asked)
+        if look.any():
+            which = torch.nonzero(look)[:, 0]
+            ground = put(which, ground, chart.ground(states[which]))
+            seen = Scene(*put(which, seen, rows_of(scene, which)))
+            self.age = self.age.masked_fill(look, 0)
         if anew.any():
             which = torch.nonzero(anew)[:, 0]
-            told = None if met is None else Met(*(part[which] for part in met))
-            fresh = chart.field(chart.ground(states[which]), goals[which], told)
-            self.field = self.field.with_rows(which, fresh)
-            parts = zip(self.seen, now.rows(which), strict=True)
-            self.seen = Seen(*(old.index_copy(0, which, new) for old, new in parts))
-            self.age = self.age.masked_fill(anew, 0)
-        return self.field
+            told = None if met is None else Met(*rows_of(met, which))
+            costs, about = rows_of(ground, which)
+            fresh = chart.field((costs, about), goals[which], told)
+            field = Field(*put(which, field, fresh))
+            wanted = Asked(*put(which, wanted, rows_of(asked, which)))
+        self._begun = seen, wanted, ground, field
+        return field
 
 
-def seen_by(chart: Chart, states: Tensor, goals: Tensor, met: Met | None) -> Seen:
-    """What `Chart.field` is told of."""
+def rows_of(parts: Sequence[Tensor], which: Tensor) -> tuple[Tensor, ...]:
+    """Those of some environments."""
+    return tuple(part[which] for part in parts)
+
+
+def put(which: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
+    """The same with other rows `which`."""
+    return tuple(a.index_copy(0, which, b) for a, b in zip(old, new, strict=True))
+
+
+def scene_of(chart: Chart, states: Tensor) -> Scene:
+    """What `Chart.ground` is told of."""
     flat = states.flatten(1)
     cells = flat[:, chart.aim :].view(len(flat), *chart.tokens, -1)
     spot = chart.spots(flat[:, : chart.aim]) * chart.tokens[0] / chart.size[0]
-    told = flat.new_zeros(len(flat), 3)
+    return Scene(cells / chart.std[:, 0, 0], spot)
+
+
+def asked_of(goals: Tensor, met: Met | None) -> Asked:
+    """What `Chart.field` is told beside the ground."""
+    told = goals.new_zeros(len(goals), 3)
     if met is not None:
         stopped = met.stopped[..., None]
         told = torch.cat((stopped, stopped * met.place), -1).sum(1)
-    return Seen(cells / chart.std[:, 0, 0], spot, goals[:, 0], told)
+    return Asked(goals[:, 0], told)

@@ -62,16 +62,20 @@ class Met(NamedTuple):
         return cls(here.gather(1, rows), way.gather(1, rows), stopped.gather(1, which).to(here))
 
     def against(self, begin: Tensor, ways: Tensor) -> Tensor:
-        """What is to be paid for going from `B N 2` along `B N K 2`, in steps: `B N K`."""
+        """What is to be paid for going from `B N 2` along `B N K 2`, in steps: `B N K`.
+
+        Ways `B 1 K 2` are the same from all places, which takes a fraction of the time.
+        """
         off = begin[:, :, None] - self.place[:, None]  # B N M 2
         along = (off * self.way[:, None]).sum(-1)
         beside = off.square().sum(-1) - along.square()
         near = (-beside / (2 * _BESIDE**2) - along.square() / (2 * _ALONG**2)).exp()
         near = near * self.stopped[:, None]
         straight = ways / ways.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-        turn = torch.einsum("bnkc,bmc->bnmk", straight, self.way).relu().square()
-        told: Tensor = PRICE * (near[..., None] * turn).sum(2)
-        return told
+        turn = (straight @ self.way.mT[:, None]).relu().square()  # B N K M
+        shared = turn.shape[1] == 1
+        told: Tensor = near @ turn[:, 0].mT if shared else (turn @ near[..., None])[..., 0]
+        return PRICE * told
 
 
 def led_by(moves: Tensor, actions: Tensor) -> Tensor:

@@ -54,6 +54,10 @@ def test_environments_keep_their_own_however_many_they_have():
     cost = told.against(here, EAST.expand(2, 3, 1, 2))[..., 0]
     torch.testing.assert_close(cost[0], torch.tensor([0.0, PRICE, PRICE]), atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(cost[1], torch.full((3,), PRICE))
+    ways = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.3]]).expand(2, 1, 3, 2)
+    torch.testing.assert_close(
+        told.against(here, ways), told.against(here, ways.expand(2, 3, 3, 2))
+    )
 
 
 def test_where_actions_lead_is_found_though_half_of_them_are_stopped():
