@@ -51,6 +51,8 @@ class Search:
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.
+        critic: whether the critic says what is left when a plan ends; without it level 2, if there
+            is one, asks it still.
         via: rows and columns of places by way of which the policy proposes plans too, see
             `detours.py`; 0 for none.
         deadline: whether who is not at the goal when a plan ends counts as never getting there;
@@ -71,6 +73,7 @@ class Search:
     share: float = 1.0
     levels: int = 1
     far: int = 6
+    critic: bool = True
     via: int = 0
     deadline: bool = False
 

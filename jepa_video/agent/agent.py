@@ -83,7 +83,7 @@ class Agent:
         for part in trained.named().values() if trained else ():
             part.to(self.device).eval()
         self.trained = trained
-        self.critic = trained.critic if trained and word else None
+        self.critic = trained.critic if trained and word and mind.search.critic else None
         self.policy = trained.policy if trained else None
         if mind.weights.get(CURIOSITY) and not mind.search.lessons:
             raise UserError(
@@ -107,10 +107,10 @@ class Agent:
         search = self.mind.search
         if search.levels < 2:
             return None
-        level2 = self.trained.level2 if self.trained else None
-        if level2 is None or not isinstance(self.critic, Ways):
+        trained = self.trained
+        if trained is None or trained.level2 is None or not isinstance(trained.critic, Ways):
             raise UserError("search.levels 2 needs an agent that was fitted with learn.stride")
-        return Ahead(level2, self.critic, search.far, search.samples)
+        return Ahead(trained.level2, trained.critic, search.far, search.samples)
 
     def _configurator(self, mode: str) -> Configurator:
         if mode != "mode2" and self.policy is None:

@@ -174,6 +174,11 @@ def test_an_agent_with_two_levels_is_alone_as_in_a_batch_and_files_hold_it(tmp_p
     flat = replace(mind, search=replace(mind.search, levels=1))
     other = played(Agent(model, flat, Trained(critic, policy), "mode2"), seen, SEEDS)
     assert abs(other - together).max() > 1e-3
+    alone = replace(mind, search=replace(mind.search, critic=False))
+    above = Agent(model, alone, Trained(critic, policy, level2), "mode2")
+    played(above, seen, SEEDS)
+    assert above.ahead.calls > 0 and "critic" not in above.explain().terms  # level 2 asks it
+    assert "critic" in two.explain().terms
     save_agent(mind, Trained(critic, policy, level2), tmp_path / "agent")
     told, kept = read_agent(tmp_path / "agent", model)
     assert told == mind
