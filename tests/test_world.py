@@ -530,7 +530,7 @@ WRONG_WORLDS = [
 ]
 WRONG_AGENTS = [
     (["--data.root", "{tmp}/none"], "holds no episodes (there is no"),
-    (["--checkpoint", "{tmp}/none"], "is no world model: expected a finished run"),
+    (["--checkpoint", "{tmp}/none"], "is not there: expected a run of jepa-video world"),
     (["--checkpoint", "{episodes}"], "is no world model: expected a finished run"),
     (["--checkpoint", "{world}/encoder"], "is no world model: expected a finished run"),
     (["--checkpoint", "null"], "agent fit needs --checkpoint RUN"),
@@ -540,6 +540,10 @@ WRONG_AGENTS = [
     (["--learn.momentum", "2"], "learn.momentum must be from 0 to 1, not 2"),
     (["--search.levels", "2"], "search.levels 2 needs a level 2, which learn.stride 1 or more"),
     (["--learn.hidden", "0"], "learn.hidden must be 1 or more, not 0"),
+    (["--cost", "goal=1"], "cost: expected the form '{{goal: 1, effort: 0.5}}', got 'goal=1'"),
+    (["--zones", "[[1, 2]]"], "zones: expected the form '[{{low: [8, 30], high: [20, 45]}}]'"),
+    (["--config", "{world}/config.yaml"], "has the settings of a run of jepa-video world, not"),
+    (["--resume", "{world}"], "goes on with jepa-video world --resume {world}"),
     (["--cost", "{{speed: 1}}"], "there is no cost 'speed'; there are goal, distance"),
     (["--cost", "{{goal: 0}}"], "there is nothing to judge by"),
     (["--cost", "{{curiosity: 1}}"], "the cost curiosity is of what an episode has taught"),
@@ -571,7 +575,7 @@ def test_what_cannot_run_is_told_in_a_sentence(
 ) -> None:
     (tmp_path / "note").write_text("a note")
     places = {"tmp": tmp_path, "world": world, "episodes": episodes}
-    words = [word.format(**places) for word in words]
+    words, said = [word.format(**places) for word in words], said.format(**places)
     begin = ["world", "--data.root", str(episodes), *WORLD, "--trainer.max_steps", "1"]
     if verb == "fit":
         begin = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(episodes), *FIT]

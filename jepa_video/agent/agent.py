@@ -35,7 +35,7 @@ from .lessons import Notebook
 from .level2 import Ahead
 from .memory import Moments
 from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent, word_of
-from .perception import Perception
+from .perception import Perception, shown
 from .planners.base import Plan, merged
 from .reach import Ways
 from .task import Situation, Task, Zone
@@ -163,8 +163,11 @@ class Agent:
 
         Of the first one the goal is read: a picture `B H W 3`, or `B G H W 3`, sub-goals in their
         order of which the last is the goal.
+
+        Raises:
+            UserError: no batch of pictures, or no goal where the agent was made for goals.
         """
-        state = self.perception.see(observation["pixels"], observation.get("felt"))
+        state = self.perception.see(*shown(observation))
         if self.time == 0:
             self.itinerary = self._itinerary(observation)
             if not self.seeds:

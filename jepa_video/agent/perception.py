@@ -8,6 +8,9 @@ felt is float32 `B S` with the environment's state numbers in their places, NaN 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -91,3 +94,21 @@ class Perception:
             felt = torch.from_numpy(own).to(self.device)[:, None]
             felt = felt.repeat(1, self.world.encoder.frames, 1)
         return self.world.encode(shown[0], felt, *shown[1:])[:, -1]
+
+
+def shown(observation: Any) -> tuple[Array, Array | None]:
+    """The pictures of an observation, and what is felt where it tells.
+
+    Raises:
+        UserError: it has no `pixels`, or they are no batch of pictures in uint8.
+    """
+    pixels = observation.get("pixels") if isinstance(observation, Mapping) else None
+    if pixels is None:
+        raise UserError(
+            "an observation is a dict with pixels (uint8 `B H W 3`) and, for a goal, goal"
+        )
+    if pixels.dtype != np.uint8 or pixels.ndim not in (4, 5) or pixels.shape[-1] != 3:
+        raise UserError(
+            f"pixels are a batch of pictures, uint8 `B H W 3`, not {pixels.dtype} {pixels.shape}"
+        )
+    return pixels, observation.get("felt")

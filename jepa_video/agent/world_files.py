@@ -64,6 +64,8 @@ def world_folder(path: Path | str) -> Path:
         UserError: there is none.
     """
     folder = Path(path).expanduser()
+    if not folder.exists():
+        raise UserError(f"{path} is not there: expected a run of jepa-video world or agent fit")
     folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise UserError(f"{path} is no world model: expected a finished run of jepa-video world")

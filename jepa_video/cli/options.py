@@ -27,6 +27,13 @@ from ..training.run import Run, open_run
 from ..training.video_jepa import VideoJEPA
 
 STEPS = 2400  # of the default recipe
+_WHOSE = "all settings of a run of"  # how the first line of a run's settings begins
+_FORMS = {  # of options that are more than one value
+    "cost": "{goal: 1, effort: 0.5}",
+    "search": "{horizon: 5, samples: 64}",
+    "zones": "[{low: [8, 30], high: [20, 45]}]",
+    "watched": "[{low: [8, 30], high: [20, 45]}]",
+}
 OWNED = {  # what a run decides for itself
     "logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar",
     "enable_model_summary", "use_distributed_sampler", "fast_dev_run", "barebones",
@@ -103,6 +110,9 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     for word in words:
         if re.match(r"-(?![-.\d])", word):  # a negative number is a value
             raise UserError(f"options start with two dashes, got {word}")
+    for file in _files(words):
+        if (verb := verb_of(Path(file))) not in (None, parser.prog):
+            raise UserError(f"{file} has the settings of a run of {verb}, not of {parser.prog}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -137,6 +147,8 @@ def _is_class(default: Any) -> bool:
 def parse_resumed(parser: ArgumentParser, words: Sequence[str], path: str) -> tuple[Run, Namespace]:
     """The run in `path` and its own options, with the changes in `words` that a run may make."""
     run = open_run(Path(path))
+    if (verb := verb_of(run.config)) not in (None, parser.prog):
+        raise UserError(f"{path} is a run of {verb}: it goes on with {verb} --resume {path}")
     try:
         saved = parse(parser, ["--config", str(run.config)])
     except UserError as error:
@@ -152,6 +164,22 @@ def parse_resumed(parser: ArgumentParser, words: Sequence[str], path: str) -> tu
                 f"{after.get(key)} asked for); start a new run instead"
             )
     return run, asked
+
+
+def head_of(prog: str) -> str:
+    """The first line of a run's settings: whose they are."""
+    return f"# {_WHOSE} {prog}\n"
+
+
+def verb_of(config: Path) -> str | None:
+    """Which command's run a file has the settings of; None where it does not say."""
+    try:
+        with config.open(encoding="utf-8") as lines:
+            first = lines.readline()
+    except (OSError, UnicodeDecodeError):  # the parser says what is wrong with it
+        return None
+    found = re.fullmatch(rf"# {_WHOSE} (jepa-video[a-z ]+)\n", first)
+    return found[1] if found else None
 
 
 def flat(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -185,6 +213,8 @@ def sentence(text: str, parser: ArgumentParser) -> str:
         return f"there is no option {key!r}{_near('--' + key, names)}"
     rest = re.split(r'Parser key "[^"]+":', text)[-1]
     told = _plain(" ".join(rest.split()))
+    if keys and keys[0] in _FORMS and "a zone has" not in told:
+        told = f"expected the form '{_FORMS[keys[0]]}'" + "".join(re.findall(r", got '.*'$", told))
     told = told if len(told) <= 300 else told[:297] + "..."
     return f"{'.'.join(dict.fromkeys(keys))}: {told}" if keys else told
 
@@ -192,11 +222,15 @@ def sentence(text: str, parser: ArgumentParser) -> str:
 def _of_file(words: Sequence[str], told: str) -> str:
     """The sentence with the file's name, where it is about a file that is no settings."""
     if found := re.match(r"(Problems parsing config|Unexpected config): ", told):
-        pairs = zip(words, [*words, ""][1:], strict=True)
-        files = [after for word, after in pairs if word == "--config"]
-        files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
-        return f"{' or '.join(files)} is not a YAML file of settings: {told[found.end() :]}"
+        return f"{' or '.join(_files(words))} is not a YAML file of settings: {told[found.end() :]}"
     return told
+
+
+def _files(words: Sequence[str]) -> list[str]:
+    """The files of settings that are named."""
+    pairs = zip(words, [*words, ""][1:], strict=True)
+    files = [after for word, after in pairs if word == "--config"]
+    return files + [word.partition("=")[2] for word in words if word.startswith("--config=")]
 
 
 def _near(name: str, names: Sequence[str]) -> str:

@@ -145,10 +145,12 @@ class TrainingJob:
 
     def _write_config(self, run: Run) -> None:
         """Every setting, as it is run; what belongs to one call alone is left out."""
+        from .options import head_of
+
         kept = self.config.clone()
         kept.config = kept.resume = None
         kept.name = run.name
-        write_whole(run.config, self.parser.dump(kept))
+        write_whole(run.config, head_of(self.parser.prog) + self.parser.dump(kept))
 
     def _say_stopped(self, run: Run, parts: Parts, code: int) -> None:
         why = "Ctrl-C" if code == EXIT_INTERRUPT else "SIGTERM"

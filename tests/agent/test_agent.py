@@ -563,8 +563,24 @@ def test_an_environment_that_does_not_fit_is_refused(id, changes, said, tmp_path
         Agent.load(tmp_path, make_batch(id, 1))
 
 
+@pytest.mark.parametrize(
+    ("observation", "said"),
+    [
+        (np.zeros((2, 64, 64, 3), np.uint8), "an observation is a dict with pixels"),
+        ({"goal": np.zeros((2, 64, 64, 3), np.uint8)}, "an observation is a dict with pixels"),
+        ({"pixels": np.zeros((64, 64, 3), np.uint8)}, r"not uint8 \(64, 64, 3\)"),
+        ({"pixels": np.zeros((2, 64, 64, 3))}, r"not float64 \(2, 64, 64, 3\)"),
+    ],
+)
+def test_what_is_no_observation_is_refused(observation, said):
+    with pytest.raises(UserError, match=said):
+        agent("mode2").act(observation)
+
+
 def test_a_folder_that_is_no_agent_is_named(tmp_path, run):
-    for path in (tmp_path, tmp_path / "nowhere", run / "agent"):
+    with pytest.raises(UserError, match="^nowhere is not there: expected a run of jepa-video"):
+        Agent.load("nowhere")
+    for path in (tmp_path, run / "agent"):
         with pytest.raises(UserError, match=f"^{path} is no world model: expected a finished run"):
             Agent.load(path)
     with pytest.raises(UserError, match="mode must be one of mode1, .*, not 'mode3'"):
