@@ -118,15 +118,40 @@ def scene_of(
 def draw_sheet(rows: Sequence[tuple[str, Scene]], path: Path) -> None:
     """A line of episodes for each row; a column is the same episode."""
     lines = [_sheet_line(name, scene) for name, scene in rows]
-    head = _heads(rows[0][1])
-    sheet = np.concatenate([head, *lines])
+    head, foot = _heads(rows[0][1]), _legend([scene for _, scene in rows], lines[0].shape[1])
+    sheet = np.concatenate([head, *lines, foot])
     Image.fromarray(sheet).save(path, optimize=True)
 
 
 def _heads(scene: Scene) -> Array:
     parts = [_words("", LEFT)]
-    parts += [_words(f"episode {trial.seed}", _width(scene), SOFT) for trial in scene.trials]
+    parts += [_words(f"seed {trial.seed}", _width(scene), SOFT) for trial in scene.trials]
     return _beside(parts)
+
+
+def _legend(scenes: Sequence[Scene], width: int) -> Array:
+    """What the colours are, of those that were drawn."""
+    first = scenes[0]
+    told = [("from left to right and down: frames", INK)]
+    if first.places:
+        two = len(first.places) > 1
+        told = [("the way, to the dot", WAYS[0])] + [("of the second thing", WAYS[1])] * two
+        planned = any(_planned_first(trial) for scene in scenes for trial in scene.trials)
+        told += [("the first plan", PLAN)] * planned
+    told += [("the goal", GOAL)] * (first.goals is not None)
+    told += [("shown on the way", VIA)] * (first.via is not None)
+    told += [("zones", ZONE)] * bool(first.boxes)
+    image, left = Image.new("RGB", (width, LINE), PAPER), float(LEFT + GAP)
+    draw = ImageDraw.Draw(image)
+    for text, colour in told:
+        draw.text((left, 3), text, fill=colour, font=_font())
+        left += draw.textlength(text, font=_font()) + 3 * GAP
+    return np.asarray(image)
+
+
+def _planned_first(trial: Trial) -> bool:
+    """Whether the first decision was planned: a reaction that is held is no plan."""
+    return bool(trial.imagined) and trial.modes[:1] == ["mode2"]
 
 
 def _sheet_line(name: str, scene: Scene) -> Array:
@@ -144,7 +169,7 @@ def _ways(scene: Scene, i: int) -> Array:
     image = Image.fromarray(_enlarged(scene, _with_goal(scene, i, ground)))
     pen = _Pen(image, scene)
     pen.boxes()
-    if trial.imagined:
+    if _planned_first(trial):
         pen.line(trial.imagined[0], [PLAN] * len(scene.places))
     pen.line(trial.states, WAYS)
     pen.goal(trial)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_video.agent.eval_pictures import ZONE, choose_shown
+from jepa_video.agent.eval_pictures import GOAL, LINE, ZONE, choose_shown
 from jepa_video.agent.evaluate import Contestant, evaluate
 from jepa_video.agent.figures import Row, differences, row_figures, share
 from jepa_video.agent.trials import (
@@ -465,8 +465,11 @@ def test_zones_and_places_on_the_way_are_drawn_where_there_are_some(tmp_path, sh
     zone = ["--tell", "zone", "--watched", "[{low: [24, 24], high: [40, 40]}]", "--via", "1"]
     out = tmp_path / "out"
     assert main(["agent", "eval", *words, *(zone if shown else []), "--out", str(out)]) == 0
-    sheet = np.asarray(Image.open(out / "sheet.png")).astype(int)
-    assert (sheet == ZONE).all(axis=-1).any() == shown
+    whole = np.asarray(Image.open(out / "sheet.png")).astype(int)
+    sheet, legend = whole[:-LINE], whole[-LINE:]
+    assert (legend == GOAL).all(axis=-1).any()
+    for part in (sheet, legend):
+        assert (part == ZONE).all(axis=-1).any() == shown
     bluish = (sheet[..., 2] > 40) & (sheet[..., 2] > 2 * sheet[..., 0] + 20)
     bluish &= sheet[..., 1] > 0.7 * sheet[..., 2]  # walls are bluer
     assert (bluish.sum() > 50) == shown
