@@ -248,6 +248,7 @@ class AgentJob(TrainingJob):
             *scene_words(self.mind.memory),
             f"run       {parts.run.path}",
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
+            *self.data.unreadable.words(),
             f"critic    {sizes[0]}{ways}; policy {sizes[1]}, from {module.source}; cost: {cost}",
             f"training  {parts.trainer.max_steps} steps of {self.data.batch_size} states",
         ]

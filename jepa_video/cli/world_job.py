@@ -149,6 +149,7 @@ class WorldJob(TrainingJob):
             f"run       {parts.run.path}",
             f"episodes  {len(data.train)} for training, {len(data.val)} held out, "
             f"{data.train.total_frames} frames, {facts.action_size} {kind} ({data.root})",
+            *data.unreadable.words(),
             *scene_words(facts.memory),
             f"encoder   {encoder_words(module.encoder)}",
             f"state     {shape}; dynamics {dynamics}",

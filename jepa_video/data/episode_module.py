@@ -86,6 +86,15 @@ class EpisodeDataModule(LightningDataModule):
                 )
             train, val = whole.split(self.val_share)
             self._sides = train.part(self.share, self.seed), val
+            self._list_short()
+
+    def _list_short(self) -> None:
+        """Put the episodes that give no window on the list of what is left out."""
+        for side in self._opened():
+            for place in side.chosen:
+                if side.lengths[place] < self.frames:
+                    told = f"is shorter than data.frames (has {side.lengths[place]} frames)"
+                    side.unreadable.add(f"{side.root}: episode {side.numbers[place]}", told)
 
     @property
     def train(self) -> EpisodeSet:
@@ -132,7 +141,7 @@ class EpisodeDataModule(LightningDataModule):
 
     @property
     def unreadable(self) -> Ledger:
-        """The files that could not be read."""
+        """What is left out: files that could not be read, and episodes that give no window."""
         return self.train.unreadable
 
     def held_out(self, clips: int) -> Iterator[dict[str, Tensor]]:

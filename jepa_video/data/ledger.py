@@ -66,6 +66,11 @@ class Ledger:
         path, reason = next(iter(self.entries.items()))
         return f"{reasons}; the first is {path}: {reason}"
 
+    def words(self) -> list[str]:
+        """A line for the screen; none where all was used."""
+        told = f"left out  {len(self)}, listed in unreadable.csv: "
+        return [told + self.summary()] if self.entries else []
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write `unreadable.csv` in one move, so that a killed run leaves no half file."""
         out = io.StringIO()

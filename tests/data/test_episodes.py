@@ -222,6 +222,24 @@ def test_what_cannot_be_read_is_listed_and_skipped(tmp_path: Path) -> None:
     assert [reason for _, reason in told] == ["has 5 rows for an episode of 7"]
 
 
+def test_an_episode_that_gives_no_window_is_listed(tmp_path: Path) -> None:
+    data = EpisodeDataModule(str(lerobot_v2(tmp_path)), frames=max(LENGTHS), val_share=0.0)
+    data.setup()
+    short = [number for number, length in enumerate(LENGTHS) if length < max(LENGTHS)]
+    told = data.unreadable.rows()
+    assert [path for path, _ in told] == [f"{tmp_path}: episode {number}" for number in short]
+    assert all(
+        f"shorter than data.frames (has {LENGTHS[n]} " in why for n, (_, why) in zip(short, told)
+    )
+    (words,) = data.unreadable.words()
+    assert words.startswith(
+        f"left out  {len(short)}, listed in unreadable.csv: {len(short)} is short"
+    )
+    data = EpisodeDataModule(str(tmp_path), frames=min(LENGTHS), val_share=0.0)
+    data.setup()
+    assert not data.unreadable.words()
+
+
 def test_a_folder_that_grows_is_decoded_only_where_it_grew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
