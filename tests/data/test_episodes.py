@@ -228,9 +228,8 @@ def test_an_episode_that_gives_no_window_is_listed(tmp_path: Path) -> None:
     short = [number for number, length in enumerate(LENGTHS) if length < max(LENGTHS)]
     told = data.unreadable.rows()
     assert [path for path, _ in told] == [f"{tmp_path}: episode {number}" for number in short]
-    assert all(
-        f"shorter than data.frames (has {LENGTHS[n]} " in why for n, (_, why) in zip(short, told)
-    )
+    for number, (_, why) in zip(short, told, strict=True):
+        assert why == f"is shorter than data.frames (has {LENGTHS[number]} frames)"
     (words,) = data.unreadable.words()
     assert words.startswith(
         f"left out  {len(short)}, listed in unreadable.csv: {len(short)} is short"
