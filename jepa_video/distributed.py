@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,6 +22,19 @@ def world_size() -> int:
 def rank() -> int:
     """Index of this process among them (0 without a process group)."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def wait_for(path: Path, pause: float = 0.2) -> None:
+    """Wait until rank 0 has written a file.
+
+    Raises:
+        RuntimeError: the process that began this one is gone: rank 0, or who watches over both.
+    """
+    parent = os.getppid()
+    while not path.exists():
+        if os.getppid() != parent:
+            raise RuntimeError(f"rank 0 is gone, and has not written {path}")
+        time.sleep(pause)
 
 
 class _AllSum(torch.autograd.Function):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from jepa_video.distributed import all_sum, gather_rows, rank, world_size
+from jepa_video.distributed import all_sum, gather_rows, rank, wait_for, world_size
 from tests.ranks import run_ranks
 
 SPLITS = {"equal": (3, 3), "unequal": (1, 5), "one without": (0, 6)}
@@ -61,3 +67,27 @@ def test_one_process_needs_no_group() -> None:
     assert all_sum(x) is x
     everyone, start = gather_rows(x)
     assert everyone is x and start == 0
+
+
+def waits(path: Path, result: Any) -> None:
+    """A process between, which dies, and one below it that waits for its file."""
+    if os.fork():
+        time.sleep(0.3)
+        os._exit(0)
+    try:
+        wait_for(path, 0.05)
+        result.put("there")
+    except RuntimeError as error:
+        result.put(str(error))
+    result.close()
+    result.join_thread()
+    os._exit(0)
+
+
+def test_who_waits_for_a_file_of_rank_0_does_not_outwait_it(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    wait_for(tmp_path / "there")
+    context = multiprocessing.get_context("fork")
+    result = context.Queue()
+    context.Process(target=waits, args=(tmp_path / "never", result)).start()
+    assert result.get(timeout=20) == f"rank 0 is gone, and has not written {tmp_path / 'never'}"

@@ -26,6 +26,7 @@ from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
 from ..agent.world_files import load_world, save_world, world_folder
 from ..data.episodes import EpisodeSet, Facts
+from ..distributed import wait_for
 from ..envs.registry import env_words, make_batch
 from ..errors import UserError
 from ..evaluation.attempt import attempt
@@ -215,8 +216,7 @@ class AgentJob(TrainingJob):
             facts = {"solved": solved, "crashes": len(found.crashes), "frames": found.frames}
             facts["after"] = self.trainer_options["max_steps"]  # steps on memory
             write_whole(told, json.dumps(facts) + "\n")
-        while not told.exists():
-            time.sleep(0.2)  # rank 0 is out
+        wait_for(told)  # rank 0 is out
         size, memory = self.world.encoder.image, completion(self.mind.memory)
         episodes = EpisodeSet(place.path / EPISODES, None, size, completion=memory)
         encoded(self.world, episodes, self.data.bank, self.device, field.planned)
