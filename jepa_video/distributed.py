@@ -24,13 +24,17 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def wait_for(path: Path, pause: float = 0.2) -> None:
+def wait_for(path: Path, parent: int, pause: float = 0.2) -> None:
     """Wait until rank 0 has written a file.
 
+    Args:
+        path: of the file.
+        parent: the process that began this one, as `os.getppid` told early on.
+        pause: seconds between two looks.
+
     Raises:
-        RuntimeError: the process that began this one is gone: rank 0, or who watches over both.
+        RuntimeError: the parent is gone: rank 0, or who watches over both.
     """
-    parent = os.getppid()
     while not path.exists():
         if os.getppid() != parent:
             raise RuntimeError(f"rank 0 is gone, and has not written {path}")

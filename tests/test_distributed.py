@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +68,15 @@ def test_one_process_needs_no_group() -> None:
     assert everyone is x and start == 0
 
 
-def waits(path: Path, result: Any) -> None:
+def waits(path: Path, begun: Any, result: Any) -> None:
     """A process between, which dies, and one below it that waits for its file."""
+    parent = os.getpid()
     if os.fork():
-        time.sleep(0.3)
+        begun.wait(20)
         os._exit(0)
+    begun.set()
     try:
-        wait_for(path, 0.05)
+        wait_for(path, parent, 0.05)
         result.put("there")
     except RuntimeError as error:
         result.put(str(error))
@@ -86,8 +87,10 @@ def waits(path: Path, result: Any) -> None:
 
 def test_who_waits_for_a_file_of_rank_0_does_not_outwait_it(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
-    wait_for(tmp_path / "there")
+    wait_for(tmp_path / "there", os.getppid())
     context = multiprocessing.get_context("fork")
-    result = context.Queue()
-    context.Process(target=waits, args=(tmp_path / "never", result)).start()
+    begun, result = context.Event(), context.Queue()
+    between = context.Process(target=waits, args=(tmp_path / "never", begun, result))
+    between.start()
     assert result.get(timeout=20) == f"rank 0 is gone, and has not written {tmp_path / 'never'}"
+    between.join(20)

@@ -51,8 +51,8 @@ class Search:
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.
-        critic: whether the critic says what is left when a plan ends; without it level 2, if there
-            is one, asks it still.
+        critic: whether the critic says what is left when a plan ends; without it the cost of the
+            last state counts twice. Level 2, mode 1 and the configurator ask it still.
         via: rows and columns of places by way of which the policy proposes plans too, see
             `detours.py`; 0 for none.
         deadline: whether who is not at the goal when a plan ends counts as never getting there;
@@ -144,6 +144,8 @@ class Actor:
     ) -> None:
         facts = cost.world.facts
         self.cost, self.search, self.policy = cost, search, policy
+        if search.via and not search.critic:
+            raise UserError("search.via goes by the critic's chart: leave search.critic true")
         if search.via and not (isinstance(cost.critic, Chart) and policy):
             raise UserError("search.via needs an agent that was fitted with learn.judge chart")
         self.planner = planner_of(search, facts.action_size, facts.discrete, norm)

@@ -83,7 +83,8 @@ class Agent:
         for part in trained.named().values() if trained else ():
             part.to(self.device).eval()
         self.trained = trained
-        self.critic = trained.critic if trained and word and mind.search.critic else None
+        self.critic = trained.critic if trained and word else None
+        judge = self.critic if mind.search.critic else None
         self.policy = trained.policy if trained else None
         if mind.weights.get(CURIOSITY) and not mind.search.lessons:
             raise UserError(
@@ -91,11 +92,11 @@ class Agent:
             )
         names = self.world.facts.state_names
         intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
-        silent = isinstance(self.critic, Ways) and not mind.weights.get("goal")
-        final = 1.0 if self.critic is None or silent else 0.0  # nobody judges what comes after
+        silent = isinstance(judge, Ways) and not mind.weights.get("goal")
+        final = 1.0 if judge is None or silent else 0.0  # nobody judges what comes after
         if mind.search.deadline:  # what is at the end of a plan is so for ever
             final = mind.discount**mind.search.horizon / (1 - mind.discount)
-        self.cost = WorldCost(self.world, intrinsic, self.critic, mind.discount, final, word)
+        self.cost = WorldCost(self.world, intrinsic, judge, mind.discount, final, word)
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)
         self.ahead = self._ahead()
@@ -315,7 +316,7 @@ class Agent:
     def facts(self) -> dict[str, Any]:
         """Planner and budget, for a table."""
         search = self.mind.search
-        told = {"mode": self.mode, "critic": self.critic is not None}
+        told = {"mode": self.mode, "critic": self.cost.critic is not None}
         told |= {"memory": self.mind.memory} if self.mind.memory else {}
         told |= {"tried": search.tried} if search.tried else {}
         told |= {"levels": 2} if self.ahead else {}

@@ -78,6 +78,13 @@ class Scene:
             if name.endswith("x") and f"{name[:-1]}y" in names
         ]
 
+    @property
+    def drawn(self) -> list[Box]:
+        """The zones that have a place in the picture."""
+        if not self.places or self.places[0] != (0, 1):
+            return []
+        return [box for box in self.boxes if len(box[0]) > 1]
+
 
 def choose_shown(row: Row, tells_success: bool, count: int = SHOWN) -> list[int]:
     """Episodes to look at: failures first, up to a half of them where there are successes.
@@ -136,22 +143,26 @@ def _legend(scenes: Sequence[Scene], width: int) -> Array:
     if first.places:
         two = len(first.places) > 1
         told = [("the way, to the dot", WAYS[0])] + [("of the second thing", WAYS[1])] * two
-        planned = any(_planned_first(trial) for scene in scenes for trial in scene.trials)
+        planned = any(_planned(trial, 0) for scene in scenes for trial in scene.trials)
         told += [("the first plan", PLAN)] * planned
     told += [("the goal", GOAL)] * (first.goals is not None)
-    told += [("shown on the way", VIA)] * (first.via is not None)
-    told += [("zones", ZONE)] * bool(first.boxes)
-    image, left = Image.new("RGB", (width, LINE), PAPER), float(LEFT + GAP)
-    draw = ImageDraw.Draw(image)
+    told += [("shown on the way", VIA)] * (first.via is not None and bool(first.places))
+    told += [("zones", ZONE)] * bool(first.drawn)
+    lines = [_words("", width)]
+    left = float(LEFT + GAP)
     for text, colour in told:
-        draw.text((left, 3), text, fill=colour, font=_font())
-        left += draw.textlength(text, font=_font()) + 3 * GAP
-    return np.asarray(image)
+        long = _font().getlength(text) + 3 * GAP
+        if left + long > width and left > LEFT + GAP:
+            lines, left = [*lines, _words("", width)], float(LEFT + GAP)
+        image = Image.fromarray(lines[-1])
+        ImageDraw.Draw(image).text((left, 3), text, fill=colour, font=_font())
+        lines[-1], left = np.asarray(image), left + long
+    return np.concatenate(lines)
 
 
-def _planned_first(trial: Trial) -> bool:
-    """Whether the first decision was planned: a reaction that is held is no plan."""
-    return bool(trial.imagined) and trial.modes[:1] == ["mode2"]
+def _planned(trial: Trial, time: int) -> bool:
+    """Whether a decision was planned: a reaction that is held is no plan."""
+    return bool(trial.imagined) and trial.modes[time] == "mode2"
 
 
 def _sheet_line(name: str, scene: Scene) -> Array:
@@ -169,7 +180,7 @@ def _ways(scene: Scene, i: int) -> Array:
     image = Image.fromarray(_enlarged(scene, _with_goal(scene, i, ground)))
     pen = _Pen(image, scene)
     pen.boxes()
-    if _planned_first(trial):
+    if _planned(trial, 0):
         pen.line(trial.imagined[0], [PLAN] * len(scene.places))
     pen.line(trial.states, WAYS)
     pen.goal(trial)
@@ -235,7 +246,8 @@ def _tile(scene: Scene, i: int, time: int) -> Array:
     trial = scene.trials[i]
     now = min(time, trial.steps)
     picture = scene.frames[i][now]
-    plan = trial.imagined[min(now, len(trial.imagined) - 1)] if trial.imagined else None
+    last = min(now, trial.steps - 1)
+    plan = trial.imagined[last] if _planned(trial, last) else None
     picture = _with_goal(scene, i, _shining(scene, i, picture, plan))
     image = Image.fromarray(_enlarged(scene, picture))
     if scene.places:
@@ -320,12 +332,9 @@ class _Pen:
 
     def boxes(self) -> None:
         """Zones, where they are of the place of the first thing."""
-        if not self.scene.places or self.scene.places[0] != (0, 1):
-            return
-        for low, high in self.scene.boxes:
-            if len(low) > 1:
-                (x0, y0), (x1, y1) = self._at(np.array((low[:2], high[:2])))
-                self.draw.rectangle((x0, y0, x1, y1), outline=ZONE, width=2)
+        for low, high in self.scene.drawn:
+            (x0, y0), (x1, y1) = self._at(np.array((low[:2], high[:2])))
+            self.draw.rectangle((x0, y0, x1, y1), outline=ZONE, width=2)
 
     def _at(self, points: Array) -> Array:
         """Pixels of the enlarged picture; a pixel's middle is its own place."""

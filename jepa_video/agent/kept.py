@@ -2,9 +2,9 @@
 
 A reaction asks the chart how much nearer the goal is on each side of where the agent is. The scene
 stands still, so that what it is made of is looked at once and kept as long as the map shows the
-same; what the agent itself leaves in the map, where it was and where it is, does not count. After
-so many decisions it is looked at anew. The ways through it are kept until the goal is another one
-or something else was met.
+same; what the agent itself leaves in the map, where it was and where it is, does not count. It is
+looked at anew where something stopped the agent, and after so many decisions. The ways through it
+are kept until then, or until the goal is another one.
 
 Shapes: B environments, G groups, J goals, C cells of the chart, F numbers of a cell.
 """
@@ -100,7 +100,8 @@ class Kept:
             return self._begun[3]
         seen, wanted, ground, field = self._begun
         self.age += 1
-        look = seen.other(scene) | (self.age >= _LONG)
+        stopped = asked.met[:, 0] > wanted.met[:, 0] + 0.5  # what is new may be beside the agent
+        look = seen.other(scene) | stopped | (self.age >= _LONG)
         anew = look | wanted.other(asked)
         if look.any():
             which = torch.nonzero(look)[:, 0]

@@ -102,13 +102,17 @@ def shown(observation: Any) -> tuple[Array, Array | None]:
     Raises:
         UserError: it has no `pixels`, or they are no batch of pictures in uint8.
     """
-    pixels = observation.get("pixels") if isinstance(observation, Mapping) else None
-    if pixels is None:
+    if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise UserError(
             "an observation is a dict with pixels (uint8 `B H W 3`) and, for a goal, goal"
         )
-    if pixels.dtype != np.uint8 or pixels.ndim not in (4, 5) or pixels.shape[-1] != 3:
-        raise UserError(
-            f"pixels are a batch of pictures, uint8 `B H W 3`, not {pixels.dtype} {pixels.shape}"
-        )
-    return pixels, observation.get("felt")
+    for name in ("pixels", "goal"):
+        part = observation.get(name)
+        if name == "goal" and part is None:
+            continue
+        shape = tuple(getattr(part, "shape", ()))
+        told = f"{getattr(part, 'dtype', type(part).__name__)} {shape or ''}".strip()
+        fits = isinstance(part, np.ndarray) and part.dtype == np.uint8
+        if not fits or len(shape) not in (4, 5) or shape[-1] != 3:
+            raise UserError(f"{name} are a batch of pictures, uint8 `B H W 3`, not {told}")
+    return observation["pixels"], observation.get("felt")

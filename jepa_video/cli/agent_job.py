@@ -216,7 +216,7 @@ class AgentJob(TrainingJob):
             facts = {"solved": solved, "crashes": len(found.crashes), "frames": found.frames}
             facts["after"] = self.trainer_options["max_steps"]  # steps on memory
             write_whole(told, json.dumps(facts) + "\n")
-        wait_for(told)  # rank 0 is out
+        wait_for(told, self.parent)  # rank 0 is out
         size, memory = self.world.encoder.image, completion(self.mind.memory)
         episodes = EpisodeSet(place.path / EPISODES, None, size, completion=memory)
         encoded(self.world, episodes, self.data.bank, self.device, field.planned)

@@ -173,6 +173,8 @@ def head_of(prog: str) -> str:
 
 def verb_of(config: Path) -> str | None:
     """Which command's run a file has the settings of; None where it does not say."""
+    if not config.is_file():  # a pipe can be read once
+        return None
     try:
         with config.open(encoding="utf-8") as lines:
             first = lines.readline()
@@ -213,10 +215,14 @@ def sentence(text: str, parser: ArgumentParser) -> str:
         return f"there is no option {key!r}{_near('--' + key, names)}"
     rest = re.split(r'Parser key "[^"]+":', text)[-1]
     told = _plain(" ".join(rest.split()))
-    if keys and keys[0] in _FORMS and "a zone has" not in told:
+    keys = [
+        k for i, k in enumerate(keys) if not any(f"{x}.".startswith(f"{k}.") for x in keys[i + 1 :])
+    ]
+    form = keys and keys[-1] in _FORMS and not re.match("expected one of|a zone has", told)
+    if form:
         told = f"expected the form '{_FORMS[keys[0]]}'" + "".join(re.findall(r", got '.*'$", told))
     told = told if len(told) <= 300 else told[:297] + "..."
-    return f"{'.'.join(dict.fromkeys(keys))}: {told}" if keys else told
+    return f"{'.'.join(keys)}: {told}" if keys else told
 
 
 def _of_file(words: Sequence[str], told: str) -> str:
@@ -243,7 +249,8 @@ def _near(name: str, names: Sequence[str]) -> str:
 def _plain(text: str) -> str:
     """The parser's words without its types."""
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    value = re.search(r"(?:Got value|Given value): (.*?)'?\.?(?: Got value.*)?$", text)
+    after = r"'?\.?(?: Got value.*| - Expected .*)?$"
+    value = re.search(rf"(?:Got value|Given value): (.*?){after}", text)
     choices = re.findall(r"Literal\[([^\]]+)\]", text)
     kind = re.search(r"Expected a (?!NoneType)(\w+)", text)
     if found := re.search(r"Expected a dot import path string: (.*)", text):

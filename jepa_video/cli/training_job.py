@@ -60,6 +60,7 @@ class TrainingJob:
         self.trainer_options: dict[str, Any] = dict(vars(made.trainer))
         # Says what this machine cannot do, before the data is read.
         trainer = make_trainer(self.trainer_options)
+        self.parent = os.getppid()  # of a rank that Lightning began, rank 0
         self.alone, self.device = trainer.world_size == 1, trainer.strategy.root_device
         if self.device.type == "cpu":
             heap.keep()

@@ -179,15 +179,15 @@ def album(folder: Path) -> list[str]:
 
 
 def data_section(files: RunFiles) -> str:
-    """Which videos could not be read, and why."""
+    """Which videos were left out, and why."""
     rows = files.unreadable
     if rows is None:
         text = "unreadable.csv is missing: the run ended before its videos were checked."
         return section("data", "Data health", missing(text))
     if not rows:
-        return section("data", "Data health", note("good", "Every video", "could be read."))
-    text = f"{len(rows):,} could not be read. They were left out, and no other took their place."
-    parts = [note("warn", "Unreadable videos.", text)]
+        return section("data", "Data health", note("good", "Every video", "was used."))
+    text = f"{len(rows):,} were, for the reasons below, and no other took their place."
+    parts = [note("warn", "Left out:", text)]
     reasons = Counter(row.get("reason", "no reason given") for row in rows)
     if 1 < len(reasons) < len(rows):
         counted = [(escape(reason), f"{count:,}") for reason, count in reasons.most_common(20)]

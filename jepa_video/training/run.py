@@ -5,7 +5,7 @@
       checkpoints/     step-00000500.ckpt ...: all that an exact resume needs
       metrics.csv      what was logged, the same bytes for the same seed
       timings.csv      clips a second and the share of time spent waiting for data
-      unreadable.csv   files that could not be read, with the reason
+      unreadable.csv   what was left out, with the reason
       wandb/           offline unless asked otherwise
       encoder/         encoder.safetensors and config.json: what others load
       summary.json     the result, machine-readable
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def unreadable(self) -> Path:
-        """Files that could not be read, with the reason."""
+        """What was left out, with the reason."""
         return self.path / "unreadable.csv"
 
     @property

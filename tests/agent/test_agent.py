@@ -570,6 +570,11 @@ def test_an_environment_that_does_not_fit_is_refused(id, changes, said, tmp_path
         ({"goal": np.zeros((2, 64, 64, 3), np.uint8)}, "an observation is a dict with pixels"),
         ({"pixels": np.zeros((64, 64, 3), np.uint8)}, r"not uint8 \(64, 64, 3\)"),
         ({"pixels": np.zeros((2, 64, 64, 3))}, r"not float64 \(2, 64, 64, 3\)"),
+        ({"pixels": [np.zeros((64, 64, 3), np.uint8)]}, "not list"),
+        (
+            {"pixels": np.zeros((1, 64, 64, 3), np.uint8), "goal": np.zeros((64, 64, 3), np.uint8)},
+            r"goal are a batch of pictures, .*, not uint8 \(64, 64, 3\)",
+        ),
     ],
 )
 def test_what_is_no_observation_is_refused(observation, said):

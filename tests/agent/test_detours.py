@@ -123,9 +123,7 @@ class Guided(Straight):
         return SimpleNamespace(best=lambda: ahead[slope.argmin(1)])
 
 
-def test_a_way_is_imagined_in_a_scene_that_is_looked_at_once_for_each_goal(
-    actor, chart, monkeypatch
-):
+def test_a_way_is_imagined_in_a_scene_that_is_looked_at_once(actor, chart, monkeypatch):
     situation = Situation(at(1.0, 4.0, 2)[:, None], torch.zeros(2, 0, 2))
     task, looks, ground = Task(at(7.0, 4.0, 2)), [0], chart.ground
 
@@ -140,12 +138,14 @@ def test_a_way_is_imagined_in_a_scene_that_is_looked_at_once_for_each_goal(
     monkeypatch.setattr("jepa_video.agent.actor.Kept", lambda: None)
     assert torch.equal(guesses, actor._guesses(situation, task, None))
     assert looks[0] == 2 * 5 * 14, "in each of the steps of each of the ways"
-    assert once <= 2 * 5 * 2, "for the place and for the goal after it"
+    assert once == 2 * 5, "the ground is the same for the place and for the goal after it"
 
 
 def test_who_has_no_chart_cannot_be_asked():
     with pytest.raises(UserError, match="learn.judge chart"):
         agent("mode2", search=Search(via=3))
+    with pytest.raises(UserError, match="leave search.critic true"):
+        agent("mode2", search=Search(via=3, critic=False))
 
 
 def test_with_a_deadline_what_is_at_the_end_of_a_plan_costs_for_ever():
