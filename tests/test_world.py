@@ -585,6 +585,18 @@ def test_what_cannot_run_is_told_in_a_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_collapsed_world_model_is_named_before_an_agent_learns_from_it(tmp_path: Path) -> None:
+    from jepa_video.cli.agent_job import collapse_words
+
+    assert collapse_words(tmp_path) == []  # nothing is told of it
+    for verdict, said in (
+        ("collapsed: nearly the same", ["world     collapsed: nearly the same"]),
+        ("healthy", []),
+    ):
+        (tmp_path / "summary.json").write_text(json.dumps({"verdict": verdict}))
+        assert collapse_words(tmp_path) == said
+
+
 def test_memory_of_other_actions_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

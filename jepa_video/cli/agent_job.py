@@ -245,6 +245,7 @@ class AgentJob(TrainingJob):
         alone = [] if doubts(module.critic) else [ONE_NETWORK]
         return [
             *alone,
+            *collapse_words(Path(self.config.checkpoint)),
             *scene_words(self.mind.memory),
             f"run       {parts.run.path}",
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
@@ -302,6 +303,13 @@ class AgentJob(TrainingJob):
         screen.print(line, markup=False, soft_wrap=True)  # it can be copied
         screen.print("  from jepa_video import Agent", markup=False)
         screen.print(f'  agent = Agent.load("{run.path}")', markup=False)
+
+
+def collapse_words(checkpoint: Path) -> list[str]:
+    """A line on a world model whose own run says that its states have collapsed; else none."""
+    summary = checkpoint.expanduser() / "summary.json"
+    told = str(read_json(summary).get("verdict", "")) if summary.is_file() else ""
+    return [f"world     {told}"] if told.startswith("collapsed") else []
 
 
 def _of_environment(id: str | None, settings: dict[str, Any]) -> tuple[bool, float | None]:
