@@ -41,6 +41,8 @@ SOLVED: Final[dict[str, Solved]] = {
     "dmc": lambda ended, reward: reward >= 1 - 1e-6,  # its rewards end at 1, within the target
 }
 
+STAYS: Final = ("dmc",)  # its episodes end by time alone, and are told by their return
+
 
 def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
     """One environment of another package.

@@ -28,7 +28,7 @@ from jepa_video.envs.base import (
     box_actions,
     reset_mask,
 )
-from jepa_video.envs.families import SOLVED, Solved, load
+from jepa_video.envs.families import SOLVED, STAYS, Solved, load
 from jepa_video.errors import UserError
 
 Env = gymnasium.Env[Any, Any]
@@ -55,6 +55,7 @@ class Wrapped(BatchEnv):
         goal: called after a reset: the picture of the goal and its state. Without it `goal` of the
             info, where that is a picture; else there is no goal.
         solved: whether (ended, reward) of a step is a success, where the info does not say.
+        stays: whether an episode goes on after a success, since its return is what counts.
 
     Raises:
         UserError: no pictures, or actions without limits or of another kind.
@@ -70,8 +71,10 @@ class Wrapped(BatchEnv):
         size: int = SIZE,
         goal: Goal | None = None,
         solved: Solved | None = None,
+        stays: bool = False,
     ) -> None:
         first = envs[0]
+        self.stays = stays
         self.envs, self.size, self.goal_of, self.solved = list(envs), size, goal, solved
         self.id = id or (first.spec.id if first.spec is not None else type(first).__name__)
         if first.render_mode != "rgb_array":
@@ -224,8 +227,8 @@ def wrap_family(
     if batch < 1 or size < 8:
         raise UserError(f"batch must be 1 or more and size 8 or more, not {batch} and {size}")
     envs = [load(family, name, size) for _ in range(batch)]
-    solved = SOLVED.get(family)
-    return Wrapped(envs, f"{family}/{name}", budget, stack, repeat, size, solved=solved)
+    paced, solved = (budget, stack, repeat, size), SOLVED.get(family)
+    return Wrapped(envs, f"{family}/{name}", *paced, solved=solved, stays=family in STAYS)
 
 
 def square(picture: Any, size: int) -> Array:

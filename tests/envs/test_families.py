@@ -158,6 +158,7 @@ def test_goals_of_stable_worldmodel_are_pictures_of_goal_states(name):
 def test_a_task_of_deepmind_s_suite_is_solved_within_its_target():
     pytest.importorskip("dm_control", reason="dm_control is not installed")
     env = make_batch("dmc/reacher-easy", 1, budget=4)
+    assert env.stays, "its return is that of the whole episode"
     env.reset(seed=[1])
     physics = env.envs[0].control.physics
     for target, inside in (("finger", True), ("root", False)):
