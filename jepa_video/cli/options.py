@@ -220,7 +220,7 @@ def sentence(text: str, parser: ArgumentParser) -> str:
     ]
     form = keys and keys[-1] in _FORMS and not re.match("expected one of|a zone has", told)
     if form:
-        told = f"expected the form '{_FORMS[keys[0]]}'" + "".join(re.findall(r", got '.*'$", told))
+        told = f"expected the form '{_FORMS[keys[-1]]}'" + "".join(re.findall(r", got '.*'$", told))
     told = told if len(told) <= 300 else told[:297] + "..."
     return f"{'.'.join(keys)}: {told}" if keys else told
 
