@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -125,8 +126,23 @@ def heard_by_all(own: list[T], flag: bool) -> tuple[list[T], bool]:
 
 
 def part_ways() -> None:
-    """End the groups of a training; what is left of one would answer for the next in its place."""
+    """End the groups of a training, and agree on another port for the next one.
+
+    All ranks call this. On the old port a rank that is ahead would still meet the store of the
+    group that ends, and then wait for an answer that never comes.
+    """
     global _cpu_group
-    _cpu_group = None
     if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
+            port = torch.tensor([_free_port() if rank() == 0 else 0])
+            dist.all_reduce(port, dist.ReduceOp.MAX, group=_group_on_cpu())
+            os.environ["MASTER_PORT"] = str(int(port))
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # which is on the old port
         dist.destroy_process_group()
+    _cpu_group = None
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
