@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 
 from jepa_video.envs.base import Array, BatchEnv, Observation, Told
-from jepa_video.envs.policies import Policy
+from jepa_video.envs.policies import Policy, make_policy
 from jepa_video.envs.rollout import HELD_OUT, seeds_of
 from jepa_video.errors import UserError
 
@@ -64,7 +64,8 @@ class Tasks:
     Args:
         seeds: one for each episode.
         rows: tasks `N K` to play in place of the seeds' own; `World` alone takes them.
-        replaced: how many were solved at the start and gave way to the next seeds.
+        replaced: how many were solved at the start, or nearer than was asked for, and gave way to
+            the next seeds.
         via: pictures of places on the way, uint8 `N G H W 3`, shown before that of the goal.
     """
 
@@ -162,26 +163,41 @@ class Played:
     alone: Clock | None = None
 
 
-def choose_tasks(env: BatchEnv, count: int, base: int) -> Tasks:
+def choose_tasks(env: BatchEnv, count: int, base: int, least: int = 1) -> Tasks:
     """The first `count` held-out episodes of a base seed that are not solved at their start.
 
+    Args:
+        env: any number of environments that step together.
+        count: how many.
+        base: of their seeds.
+        least: with more than 1, those alone to whose goal the scripted way is as many actions.
+
     Raises:
-        UserError: nearly all are.
+        UserError: nearly all are solved, nearer, or beyond the budget, or nobody knows the way.
     """
+    if least < 1 or (least > 1 and not (env.shows_goal and env.has("expert"))):
+        why = "is 1 or more" if least < 1 else f"counts a scripted way; {env.id} has none to a goal"
+        raise UserError(f"--least {why}")
     kept: list[int] = []
     seen = 0
     while True:
         tried = seeds_of(base, env.batch, HELD_OUT, seen)
-        _, told = env.reset(seed=tried)
-        for seed, solved in zip(tried, told["success"], strict=True):
+        if least == 1:
+            near = env.reset(seed=tried)[1]["success"]
+        else:
+            way = play_trials(env, make_policy("scripted", env), Tasks(tried)).trials
+            near = [(trial.reached or 0) < least for trial in way]
+        for seed, solved in zip(tried, near, strict=True):
             seen += 1
             kept += [] if solved else [seed]
             if len(kept) == count:
                 return Tasks(kept, replaced=seen - count)
         if seen >= TRIES * count:
+            why = "are solved at their start"
+            why = why if least == 1 else f"have no way of {least} steps to {env.budget}"
             raise UserError(
-                f"{seen - len(kept)} of {seen} episodes of {env.id} are solved at their start: "
-                f"{count} others were not found"
+                f"{seen - len(kept)} of {seen} episodes of {env.id} {why}: {count} others were not "
+                "found"
             )
 
 

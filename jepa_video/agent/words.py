@@ -28,9 +28,12 @@ def rule_of(told: Told) -> str:
     text = f"{told['env']}: {told['episodes']} {which}, {ends}"
     text += f" ({own})" if own else ""
     text += f"; sub-goals: {told['via']} pictures of the scripted way" if told["via"] else ""
+    far = told["least"] > 1
+    text += f"; the scripted way takes {told['least']} actions or more" if far else ""
     replaced = told["solved_at_start_replaced"]
     if replaced:
-        text += f"; {replaced} that were solved at the start gave way to the next"
+        why = "nearer" if far else "solved at the start"
+        text += f"; {replaced} that were {why} gave way to the next"
     hard = told["not_solved_by_straight"]
     if hard is not None and told["measures"][0] != "total":
         text += f"; hard are the {hard} that a straight line does not solve"

@@ -43,6 +43,7 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which
+  --least N                 far tasks alone: the scripted way to the goal takes N actions or more
   --batch N                 episodes that are played together; no figure depends on it
   --tell effort,places,zone what else is measured of each episode: mean square of the actions, cells
                             of 4 pixels it was in, share of its time in the boxes of --zones, or of
@@ -121,6 +122,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--beside", type=str | None, help="who stands beside")
     parser.add_argument("--episodes", type=int, default=200, help="held-out episodes")
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
+    parser.add_argument("--least", type=int, default=1, help="actions of the scripted way")
     parser.add_argument("--batch", type=int, default=50, help="episodes played together")
     parser.add_argument("--tell", type=str | None, help="what else is measured")
     parser.add_argument("--watched", type=list[Zone] | None, help="boxes time is measured in")
@@ -154,6 +156,8 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
     if config.seed < 0:
         raise UserError(f"seed must be 0 or more, not {config.seed}")
     if config.tasks is not None:
+        if config.least != 1:
+            raise UserError("--tasks eb are all of EB-JEPA's tasks: leave --least out")
         for name, value in EB_RULE.items():
             if getattr(config, name) != value:
                 raise UserError(f"--tasks eb has {name} {value}, not {getattr(config, name)}")
@@ -231,7 +235,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     env = make_batch(config.env, -(-config.episodes // lots), **asked.settings)
     contestants = _contestants(env, asked)
     if config.tasks is None:
-        tasks = choose_tasks(env, config.episodes, config.seed)
+        tasks = choose_tasks(env, config.episodes, config.seed, config.least)
     else:
         tasks = Tasks(seeds_of(config.seed, config.episodes, HELD_OUT), eb_tasks())
     refuse_behaviour(asked.tell, env, asked.watched)
@@ -248,6 +252,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "seed": config.seed,
         "tasks": config.tasks or "held-out seeds",
         "via": config.via,
+        "least": config.least,
         "to_the_end": to_the_end,
         "cost": config.cost,
         "zones": [asdict(zone) for zone in asked.own.get("zones", [])],

@@ -47,10 +47,11 @@ class PointWorld(World):
             be seen from there. None: all is seen.
         scenes: how many layouts there are, so that several episodes share one, and a goal can be
             what another episode saw there; None: every episode has its own.
+        longest: pixels, the longest step: a shorter one makes of the same ways far ones.
 
     Raises:
-        UserError: another collision, no scene, or a view in which the dot's last place may be
-            missing: what is remembered of it would stay.
+        UserError: another collision, no scene, no step, or a view in which the dot's last place may
+            be missing: what is remembered of it would stay.
 
     Subclasses set for the episodes that begin: `boxes` `B K 4`; `doors` `B M 2`, their middles;
     `joins` `B M 2`, the cells on both sides of each (-1: no door); and `lines`, the middle lines of
@@ -74,17 +75,21 @@ class PointWorld(World):
         collision: Collision = "stay",
         view: float | None = None,
         scenes: int | None = None,
+        longest: float = REACH,
     ) -> None:
+        if not 0 < longest <= REACH:
+            raise UserError(f"longest must be above 0 and at most {REACH:g} pixels, not {longest}")
         if scenes is not None and scenes < 1:
             raise UserError(f"scenes must be 1 or more, not {scenes}")
         if collision not in ("stay", "bounce"):
             raise UserError(f"collision must be stay or bounce, not {collision!r}")
-        least = DRAWN + REACH * repeat
+        least = DRAWN + longest * repeat
         if view is not None and not view >= least:
             raise UserError(f"view must be {least:g} or more (the dot and its way), not {view}")
         self.noise = 2 if collision == "bounce" else 0
         super().__init__(batch, budget, stack, repeat)
         self.collision, self.view, self.scenes = collision, view, scenes
+        self.longest = longest
         self.boxes = np.zeros((batch, self.walls + len(_BORDER), 4))
         self.boxes[:, self.walls :] = _BORDER
         self.doors = np.zeros((batch, self.openings, 2))
@@ -115,9 +120,9 @@ class PointWorld(World):
         self.goal_state[which, :2] = self.task[which, 2:4]
 
     def move(self, actions: Array, chance: Array) -> Array:
-        """Go `REACH` times the action, as far as nothing is met."""
+        """Go `longest` times the action, as far as nothing is met."""
         start = self.state[:, :2]
-        end = start + REACH * clip_norm(actions)
+        end = start + self.longest * clip_norm(actions)
         share, axis = first_hit(start, end, self.boxes)
         hit = np.isfinite(share)
         if self.collision == "bounce" and hit.any():
@@ -168,7 +173,7 @@ class PointWorld(World):
         return np.asarray(x + self.grid[0] * y)
 
     def _towards(self, target: Array) -> Array:
-        return clip_norm((target - self.state[:, :2]) / REACH)
+        return clip_norm((target - self.state[:, :2]) / self.longest)
 
     def _beside(self, middle: Array, door: Array, cell: Array, side: int) -> Array:
         """The point before (-1) or behind (1) a door, seen from `cell`."""

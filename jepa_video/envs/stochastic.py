@@ -14,7 +14,7 @@ import numpy as np
 from jepa_video.envs import paint
 from jepa_video.envs.base import Array
 from jepa_video.envs.geometry import NOWHERE
-from jepa_video.envs.point import HIGH, LOW, REACH, WALL, PointWorld, pieces
+from jepa_video.envs.point import HIGH, LOW, WALL, PointWorld, pieces
 from jepa_video.envs.world import clip_norm
 from jepa_video.errors import UserError
 
@@ -86,7 +86,7 @@ class Stochastic(PointWorld):
 
     def move(self, actions: Array, chance: Array) -> Array:
         """Walk; at the gate chance decides before the step is taken, whether it is one."""
-        aimed = self.state[:, :2] + REACH * clip_norm(actions)
+        aimed = self.state[:, :2] + self.longest * clip_norm(actions)
         away = np.abs(aimed - self.doors[:, 1])
         near = (away < (_TRY, self.half_door + 1.0)).all(axis=1)
         decided = near & (self.state[:, 2] == 0)

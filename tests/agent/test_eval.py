@@ -118,6 +118,24 @@ def test_what_is_solved_at_the_start_gives_way_to_the_next_seeds(monkeypatch):
         choose_tasks(plain, 2, 0)
 
 
+def test_far_tasks_are_those_whose_scripted_way_is_as_long(monkeypatch):
+    env = make_batch("TwoRooms", 8)
+    tasks = choose_tasks(env, 5, 0, least=15)
+    ways = [trial.reached for trial in play_trials(env, make_policy("scripted", env), tasks).trials]
+    assert min(ways) >= 15
+    known = choose_tasks(env, 40, 0).seeds  # none of these that is as far was left out
+    every = play_trials(env, make_policy("scripted", env), Tasks(known)).trials
+    far = [trial.seed for trial in every if trial.reached >= 15]
+    assert tasks.seeds == far[:5] and tasks.replaced == known.index(far[4]) - 4
+    with pytest.raises(UserError, match="episodes of TwoRooms have no way of 49 steps to 50"):
+        choose_tasks(env, 2, 0, least=49)
+    with pytest.raises(UserError, match="--least is 1 or more"):
+        choose_tasks(env, 2, 0, least=0)
+    monkeypatch.setattr(env, "has", lambda name: False)
+    with pytest.raises(UserError, match="TwoRooms has none to a goal"):
+        choose_tasks(env, 2, 0, least=5)
+
+
 class Early:
     """An environment whose solved episodes are short: half of them end at the second step."""
 

@@ -179,6 +179,21 @@ def test_no_wall_is_crossed_but_at_a_door(id, collision):
     assert crossed > 5
 
 
+def test_a_shorter_step_makes_the_same_ways_longer():
+    usual, slow = make_batch("Rooms", 20), make_batch("Rooms", 20, longest=REACH / 4, budget=400)
+    ways = []
+    for env in (usual, slow):
+        played = play(env, make_policy("scripted", env), range(20), frames=False)
+        moved = [np.linalg.norm(np.diff(one.states[:, :2], axis=0), axis=1) for one in played]
+        assert max(map(np.max, moved)) == pytest.approx(env.longest, rel=1e-5)
+        ways.append([int(one.success.argmax()) for one in played])
+    assert (usual.task == slow.task).all()
+    assert (np.array(ways[1]) > 3 * np.array(ways[0])).all()
+    for wrong in (0, -1, 2.5, float("nan")):
+        with pytest.raises(UserError, match="longest must be above 0 and at most 2.45 pixels"):
+            make_batch("Rooms", longest=wrong)
+
+
 def crossings(env, i, before, after):
     """Middle lines that one step crossed, each at one of its doors."""
     count = 0
