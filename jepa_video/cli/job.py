@@ -71,7 +71,8 @@ class Job(TrainingJob):
         """Whether a batch of this process must hold two clips for all terms of the loss."""
         idle = isinstance(self.module.regularizer, NoRegularizer)
         pushes = not isinstance(self.module.contrast, NoContrast)
-        return self.alone and (pushes or "clips" in self.module.regularize and not idle)
+        compares = {"clips", "places"} & set(self.module.regularize)
+        return self.alone and (pushes or bool(compares) and not idle)
 
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests

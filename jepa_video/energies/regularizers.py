@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributed import all_sum, world_size
@@ -55,6 +56,25 @@ def _centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = packed[-1].detach()
     mean = packed[:-1] / count
     return count, mean, rows - mean
+
+
+def around_places(v: Tensor, places: Tensor, count: int) -> Tensor:
+    """Tokens less the mean of those at the same place of the grid, over the clips of all ranks.
+
+    What remains is what tells clips apart. Where the pictures share much, such as a border, tokens
+    differ by their place alone, and that would satisfy a variance over all of them.
+
+    Args:
+        v: tokens `B K D`.
+        places: of each, `B K`, from 0 to below `count`.
+        count: places of the grid.
+    """
+    with torch.autocast(v.device.type, enabled=False):
+        rows, index = widen(v).flatten(0, 1), places.flatten()
+        whole = F.pad(rows, (0, 1), value=1.0)  # the last column counts
+        packed = all_sum(whole.new_zeros(count, whole.shape[1]).index_add(0, index, whole))
+        mean = packed[:, :-1] / packed[:, -1:].detach().clamp_min(1)
+        return (rows - mean[index]).view(v.shape)
 
 
 def moments(v: Tensor) -> Moments:

@@ -25,7 +25,7 @@ from ..data.transforms import Augment, centre
 from ..distributed import rank, world_size
 from ..energies.contrastive import Contrastive, NoContrast
 from ..energies.distances import Distance, distance
-from ..energies.regularizers import NoRegularizer, Regularizer, VCReg
+from ..energies.regularizers import NoRegularizer, Regularizer, VCReg, around_places
 from ..errors import UserError, within
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
@@ -70,7 +70,9 @@ class VideoJEPA(EnergyModel, Levels):
             channel over the tokens of its clip (data2vec, Baevski et al. 2022, section 3.3): what
             all tokens of a clip share, such as its colour, then costs nothing; `none` compares raw
             states.
-        regularize: statistics over all tokens, over the clips' mean tokens, or both.
+        regularize: statistics over all tokens (`tokens`), over all tokens less the mean of those at
+            their place (`places`: clips that share their scenery differ by little), and over the
+            clips' mean tokens (`clips`): one of them or several.
         momentum: of the EMA target, at the first and at the last step.
         learning_rate: peak of the schedule.
         final_learning_rate: end of the cosine, as a share of the peak.
@@ -98,7 +100,7 @@ class VideoJEPA(EnergyModel, Levels):
         prediction: Literal["parallel", "rollout"] = "parallel",
         distance: Distance = "l1",
         normalise_target: Literal["layer", "instance", "none"] = "layer",
-        regularize: Sequence[Literal["tokens", "clips"]] = ("tokens", "clips"),
+        regularize: Sequence[Literal["tokens", "places", "clips"]] = ("tokens", "clips"),
         momentum: tuple[float, float] = (0.9999, 1.0),
         learning_rate: float = 3e-3,
         final_learning_rate: float = 0.01,
@@ -155,7 +157,7 @@ class VideoJEPA(EnergyModel, Levels):
             z = self.inferred(pair, self.generator(LATENT))
             y_hat = self.predict(pair.s_x, mask, z.z)  # B M D
             energy = self.energy(y_hat, pair.y)  # B
-            against = self.regularization(pair.s_x, s_y)
+            against = self.regularization(pair.s_x, s_y, mask.context)
             against |= self.contrasted(y_hat, pair.y)
             parts.append({"energy": energy, **z.terms, **against})
         terms = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
@@ -217,18 +219,24 @@ class VideoJEPA(EnergyModel, Levels):
         """`E = D(y_hat, y)`, mean over tokens: `B M D` twice to `B`."""
         return distance(self.distance)(y_hat, y).mean(dim=1)
 
-    def regularization(self, s_x: Tensor, s_y: Tensor) -> dict[str, Tensor]:
+    def regularization(self, s_x: Tensor, s_y: Tensor, context: Tensor) -> dict[str, Tensor]:
         """Weighted terms against collapse, of each branch that has a gradient, by name.
 
         Files that fail while they are read can leave a batch of one clip, which has no spread over
-        clips: that level counts 0 in the step, and `DataHealth` counts the batch.
+        clips: those levels count 0 in the step, and `DataHealth` counts the batch.
+
+        Args:
+            s_x: `B K D`.
+            s_y: `B N D`.
+            context: the places of `s_x`, `B K`.
         """
         terms: dict[str, Tensor] = {}
+        every = torch.arange(s_y.shape[1], device=s_y.device).expand(s_y.shape[:2])
         for level in self.regularize:
-            lone = level == "clips" and len(s_x) == 1 and world_size() == 1
-            pooled = level == "clips" and not lone
-            for s in (s_x,) if self.ema else (s_x, s_y):
-                v = self.expander(s.mean(dim=1) if pooled else s.flatten(0, 1))
+            lone = level != "tokens" and len(s_x) == 1 and world_size() == 1
+            for s, places in ((s_x, context),) if self.ema else ((s_x, context), (s_y, every)):
+                v = self.expander(s.mean(dim=1) if level == "clips" and not lone else s)
+                v = around_places(v, places, s_y.shape[1]) if level == "places" else v
                 for name, value in self.regularizer(v).items():
                     value = torch.zeros_like(value) if lone else value  # the log wants its name
                     key = f"reg/{level}/{name}"

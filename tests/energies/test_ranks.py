@@ -8,10 +8,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from jepa_video.energies.contrastive import Hinge, InfoNCE
-from jepa_video.energies.regularizers import Regularizer, SIGReg, VCReg, VICReg
+from jepa_video.energies.regularizers import Regularizer, SIGReg, VCReg, VICReg, around_places
 from tests.ranks import run_ranks
 
+
+class AroundPlaces(nn.Module):
+    """VICReg of tokens less their places' means, as pretraining's level `places` has it."""
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        tokens, places = torch.stack((x, y), 1), torch.tensor([0, 3]).expand(len(x), -1)
+        return VCReg(25.0, 1.0)(around_places(tokens, places, 4))
+
+
 TERMS = {
+    "around places": lambda: AroundPlaces(),
     "vcreg": lambda: VCReg(25.0, 1.0),
     "variance alone": lambda: VCReg(covariance=0.0),
     "vicreg": lambda: VICReg(),

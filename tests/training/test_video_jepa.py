@@ -83,6 +83,26 @@ def test_gradient_reaches_the_target_only_where_it_is_shared():
     assert not torch.allclose(one, other, rtol=1e-2)
 
 
+def test_what_clips_share_at_a_place_satisfies_no_variance_around_places():
+    module = jepa(regularizer=partial(VCReg, 2.0, 0.5), regularize=("places",))
+    terms = {}
+    for name, scenery in (("bare", 0.0), ("shared", 50.0)):
+        draw = torch.Generator().manual_seed(0)
+        s = torch.randn(6, 16, 24, generator=draw)
+        context = torch.stack([torch.randperm(16, generator=draw) for _ in range(6)])
+        shared = scenery * torch.randn(16, 24, generator=draw)
+        terms[name] = module.regularization(s + shared[context], s, context)
+        v = s - torch.stack([s[context == place].mean(0) for place in range(16)])[context]
+        covariance = torch.cov(v.flatten(0, 1).T)
+        hinge = torch.relu(1 - (covariance.diagonal() + 1e-4).sqrt()).mean()
+        torch.testing.assert_close(
+            terms[name]["reg/places/variance"], 2 * hinge, rtol=1e-3, atol=1e-4
+        )
+    torch.testing.assert_close(terms["bare"], terms["shared"], rtol=1e-3, atol=1e-4)
+    lone = module.regularization(s[:1], s[:1], context[:1])
+    assert all(float(value) == 0 for value in lone.values())
+
+
 def test_separate_encoders_both_learn_and_are_both_regularised():
     module = jepa(target="separate", regularizer=partial(VCReg, 1.0, 0.0), regularize=("tokens",))
     assert module.target is not module.encoder
