@@ -77,6 +77,25 @@ def around_places(v: Tensor, places: Tensor, count: int) -> Tensor:
         return (rows - mean[index]).view(v.shape)
 
 
+def around_times(v: Tensor, places: Tensor, cells: int) -> Tensor:
+    """Tokens less the mean of those at the same cell of the picture at other times of the clip.
+
+    What remains is what moves. Whatever stands still in a clip is foretold for nothing, so that a
+    prediction alone is content with an encoder that does not see what moves by chance.
+
+    Args:
+        v: tokens `B K D`.
+        places: of each in a grid of time, height and width, in this order: `B K`.
+        cells: of the grid's height and width.
+    """
+    cell = (places % cells)[..., None]
+    rows = F.pad(widen(v), (0, 1), value=1.0)  # the last column counts
+    told = cell.expand(rows.shape)
+    total = rows.new_zeros(len(v), cells, rows.shape[2]).scatter_add(1, told, rows)
+    mean = (total[..., :-1] / total[..., -1:].clamp_min(1)).gather(1, told[..., :-1])
+    return widen(v) - mean
+
+
 def moments(v: Tensor) -> Moments:
     """Count, mean and scatter of `v` `[..., D]` over all ranks, differentiable."""
     with torch.autocast(v.device.type, enabled=False):

@@ -11,6 +11,7 @@ Shapes: video `B T C H W` uint8, clip `B C T S S` float, tokens `B N D`, masks `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, cast
@@ -25,7 +26,7 @@ from ..data.transforms import Augment, centre
 from ..distributed import rank, world_size
 from ..energies.contrastive import Contrastive, NoContrast
 from ..energies.distances import Distance, distance
-from ..energies.regularizers import NoRegularizer, Regularizer, VCReg, around_places
+from ..energies.regularizers import NoRegularizer, Regularizer, VCReg, around_places, around_times
 from ..errors import UserError, within
 from ..models.blocks import gather_tokens
 from ..models.encoder import VideoEncoder, VideoViT
@@ -71,8 +72,9 @@ class VideoJEPA(EnergyModel, Levels):
             all tokens of a clip share, such as its colour, then costs nothing; `none` compares raw
             states.
         regularize: statistics over all tokens (`tokens`), over all tokens less the mean of those at
-            their place (`places`: clips that share their scenery differ by little), and over the
-            clips' mean tokens (`clips`): one of them or several.
+            their place (`places`: clips that share their scenery differ by little), or less their
+            mean over time (`times`: what moves), and over the clips' mean tokens (`clips`): one of
+            them or several.
         momentum: of the EMA target, at the first and at the last step.
         learning_rate: peak of the schedule.
         final_learning_rate: end of the cosine, as a share of the peak.
@@ -100,7 +102,7 @@ class VideoJEPA(EnergyModel, Levels):
         prediction: Literal["parallel", "rollout"] = "parallel",
         distance: Distance = "l1",
         normalise_target: Literal["layer", "instance", "none"] = "layer",
-        regularize: Sequence[Literal["tokens", "places", "clips"]] = ("tokens", "clips"),
+        regularize: Sequence[Literal["tokens", "places", "times", "clips"]] = ("tokens", "clips"),
         momentum: tuple[float, float] = (0.9999, 1.0),
         learning_rate: float = 3e-3,
         final_learning_rate: float = 0.01,
@@ -233,10 +235,11 @@ class VideoJEPA(EnergyModel, Levels):
         terms: dict[str, Tensor] = {}
         every = torch.arange(s_y.shape[1], device=s_y.device).expand(s_y.shape[:2])
         for level in self.regularize:
-            lone = level != "tokens" and len(s_x) == 1 and world_size() == 1
+            lone = level in ("clips", "places") and len(s_x) == 1 and world_size() == 1
             for s, places in ((s_x, context),) if self.ema else ((s_x, context), (s_y, every)):
                 v = self.expander(s.mean(dim=1) if level == "clips" and not lone else s)
                 v = around_places(v, places, s_y.shape[1]) if level == "places" else v
+                v = around_times(v, places, math.prod(self.grid[1:])) if level == "times" else v
                 for name, value in self.regularizer(v).items():
                     value = torch.zeros_like(value) if lone else value  # the log wants its name
                     key = f"reg/{level}/{name}"

@@ -103,6 +103,29 @@ def test_what_clips_share_at_a_place_satisfies_no_variance_around_places():
     assert all(float(value) == 0 for value in lone.values())
 
 
+def test_what_stands_still_in_a_clip_satisfies_no_variance_around_times():
+    module = jepa(regularizer=partial(VCReg, 2.0, 0.5), regularize=("times",))
+    _, high, wide = module.grid
+    cells, draw = high * wide, torch.Generator().manual_seed(0)
+    context = torch.stack([torch.randperm(2 * cells, generator=draw) for _ in range(6)])
+    context = context[:, : 2 * cells - 3]  # three tokens of two slots are not seen
+    terms = {}
+    for name, scenery in (("bare", 0.0), ("still", 50.0)):
+        draw = torch.Generator().manual_seed(1)
+        s = torch.randn(6, context.shape[1], 24, generator=draw)
+        still = scenery * torch.randn(6, cells, 24, generator=draw)  # other scenes of each clip
+        seen = s + torch.stack([one[at % cells] for one, at in zip(still, context, strict=True)])
+        terms[name] = module.regularization(seen, s, context)
+        rows = [[seen[b, context[b] % cells == c] for c in range(cells)] for b in range(6)]
+        v = torch.cat([part - part.mean(0) for clip in rows for part in clip])
+        hinge = torch.relu(1 - (v.var(0) + 1e-4).sqrt()).mean()
+        torch.testing.assert_close(
+            terms[name]["reg/times/variance"], 2 * hinge, rtol=1e-3, atol=1e-3
+        )
+    torch.testing.assert_close(terms["bare"], terms["still"], rtol=1e-2, atol=1e-3)
+    assert float(terms["bare"]["reg/times/variance"]) > 0.1
+
+
 def test_separate_encoders_both_learn_and_are_both_regularised():
     module = jepa(target="separate", regularizer=partial(VCReg, 1.0, 0.0), regularize=("tokens",))
     assert module.target is not module.encoder
