@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from jepa_video.distributed import all_sum, gather_rows, rank, wait_for, world_size
+from jepa_video.distributed import (
+    _free_port,
+    all_sum,
+    gather_rows,
+    part_ways,
+    rank,
+    wait_for,
+    world_size,
+)
 from tests.ranks import run_ranks
 
 SPLITS = {"equal": (3, 3), "unequal": (1, 5), "one without": (0, 6)}
@@ -58,6 +71,30 @@ def test_gather_keeps_order_and_gradient(ranks: list[Results], name: str) -> Non
         assert torch.equal(everyone, rows()) and start == begin
         weights = torch.arange(begin, begin + SPLITS[name][place], dtype=torch.float32)
         assert torch.equal(grad / 2, weights[:, None].expand(-1, 2))
+
+
+def begins_again() -> list[float]:
+    """Two groups after each other, of which rank 0 is slow to leave the first."""
+    place, port = rank(), torch.tensor([_free_port() if rank() == 0 else 0])
+    dist.broadcast(port, 0)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(int(port))}
+    begin, end = partial(dist.init_process_group, "gloo", "env://"), dist.destroy_process_group
+    end()
+    begin(rank=place, world_size=2, timeout=timedelta(seconds=20))
+
+    def slowly() -> None:
+        time.sleep(2 if place == 0 else 0)
+        end()
+
+    with patch.object(dist, "destroy_process_group", slowly):
+        part_ways()
+    begin(rank=place, world_size=2, timeout=timedelta(seconds=20))
+    return [float(port), float(os.environ["MASTER_PORT"]), float(all_sum(torch.tensor(1.0)))]
+
+
+def test_a_rank_that_is_ahead_does_not_meet_the_group_that_ends() -> None:
+    one, other = run_ranks(begins_again)
+    assert one == other and one[0] != one[1] and one[2] == 2
 
 
 def test_one_process_needs_no_group() -> None:
