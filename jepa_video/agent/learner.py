@@ -37,19 +37,20 @@ from ..training.world_model import WorldModel
 from .bank import Bank
 from .chart import Chart
 from .cost import Critic, IntrinsicCost
+from .imagined import Imagined
 from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
-from .policy import Reaction, anything
-from .reach import LEAP, Ways
-from .recall import ROWS, lived, reached, recalled, surprises, surprising
-from .task import Task, Zone
+from .policy import Reaction
+from .reach import Ways
+from .recall import ROWS, reached, recalled, surprises, surprising
+from .task import Zone
 
 Source = Literal["plans", "critic", "data"]
 Judge = Literal["auto", "ways", "chart", "value"]
 ALONE = 0.5  # share of its stage in which a critic of ways learns alone
 
 
-class AgentLearner(L.LightningModule):
+class AgentLearner(Imagined, L.LightningModule):
     """Critic and policy of an agent.
 
     Args:
@@ -288,82 +289,6 @@ class AgentLearner(L.LightningModule):
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return int(self.trainer.estimated_stepping_batches)
-
-    def proposals(
-        self, state: Tensor, reaction: Reaction, done: Tensor, draw: torch.Generator
-    ) -> Tensor:
-        """Candidates `B S A`: what the policy would do and did, and draws over all actions."""
-        known = torch.stack((reaction.best(), done), 1)
-        drawn = reaction.sample(2, draw)
-        facts, count = self.world.facts, self.candidates - 4
-        shape = (len(state), count, facts.action_size)
-        tried = torch.cat((known, drawn, anything(shape, facts.discrete, draw).to(state)), 1)
-        return tried if self.limits is None else self.limits.clip(tried)
-
-    def outcome(
-        self, state: Tensor, goal: Tensor | None, actions: Tensor, draw: torch.Generator
-    ) -> Tensor:
-        """Cost of holding each action for the best of `holds` steps and what V' adds: `B S`.
-
-        Where the world has a latent it is the mean over draws of z: the action is chosen before
-        chance has spoken.
-        """
-        count, draws = actions.shape[1], self.futures
-        act = actions.flatten(0, 1).repeat_interleave(draws, 0)
-        first, aim = (
-            None if part is None else part.repeat_interleave(count * draws, 0)
-            for part in (state, goal)
-        )
-        assert first is not None
-        task, z = Task(aim, self.weights, self.zones), self._future(state, count, draw)
-        held = act[:, None].expand(-1, self.holds[-1], -1)
-        future = self.world.imagine(first[:, None], held, z)  # N H P D
-        shares = self.discount ** torch.arange(self.holds[-1], device=act.device)
-        spent = (self.intrinsic(future, held, task) * shares).cumsum(1)
-        if isinstance(self.critic, Ways):
-            assert goal is not None
-            price = LEAP * self.critic.weight
-            left, over = self.critic.foretold(
-                state, goal, future.view(len(state), count * draws, *future.shape[1:])
-            )
-            left, spent = left.flatten(0, 1), spent + price * over.flatten(0, 1).cumsum(1)
-        else:
-            left = self.later(future, aim)
-        which = [step - 1 for step in self.holds]
-        total = (spent + self.discount * shares * left)[:, which]
-        least: Tensor = total.view(len(state), count, draws, -1).mean(2).amin(-1)
-        return least
-
-    def later(self, future: Tensor, goal: Tensor | None) -> Tensor:
-        """What the least hopeful network expects after imagined states `N H P D`: `N H`."""
-        assert self.target is not None
-        steps = future.shape[1]
-        aim = None if goal is None else goal.repeat_interleave(steps, 0)
-        told: Tensor = self.target.each(future.flatten(0, 1), aim).amax(0)
-        return told.view(-1, steps)
-
-    def lived(self, ahead: Tensor) -> Tensor:
-        """The most that memory's way to the goal can have cost, `B`, where that alone is asked for.
-
-        It says nothing where imagination is to tell what chance may bring: memory was lucky.
-        """
-        lucky = self.world.latent.dim and not self.recall
-        if not self.goal or set(self.weights) != {"goal"} or lucky:
-            return torch.full(ahead.shape, torch.inf, device=ahead.device)
-        return lived(ahead, self.discount, self.weights["goal"])
-
-    def felt(self, states: Tensor, actions: Tensor, goal: Tensor | None) -> Tensor:
-        """The intrinsic cost that is foretold, of states `B ... P D`: `B ...`."""
-        goal = goal if self.goal else None
-        return self.intrinsic(states, actions, Task(goal, self.weights, self.zones))
-
-    def _future(self, now: Tensor, count: int, draw: torch.Generator) -> Tensor | None:
-        """The same draws of z for each of `count` plans, one after the other; None: no latent."""
-        if not self.world.latent.dim:
-            return None
-        drawn = self.world.futures(now[:, None], self.futures, draw)
-        assert drawn is not None
-        return drawn[:, None].expand(-1, count, -1, -1, -1).flatten(0, 2)
 
     def imitated(
         self,
