@@ -17,6 +17,9 @@ and dynamics that foretell the state after each action. Says how far the foretol
   --model.train T           full (the encoder learns too) or frozen
   --model.encoder.frames N  frames that one state sees: 2 or more where speed matters
   --model.state S           VectorState, or PatchState with --model.dynamics TokenDynamics
+  --model.state.centred true
+                            of the map, what differs from picture to picture is kept apart: where
+                            pictures share much, or the encoder is pretrained
   --model.latent L          NoLatent, DiscreteLatent ...: what actions do not decide
   --model.felt '[NAME,...]' numbers of the state that the agent feels itself, beside the picture
   --model.inverse W, --model.temporal W, --model.regularize W, --model.prediction W
