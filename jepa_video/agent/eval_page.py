@@ -116,7 +116,7 @@ def _settings(told: Told) -> str:
     rows = [[name, escape(str(told[name]))] for name in names]
     rows += [[escape(k), escape(str(v))] for k, v in told["settings"].items() if v is not None]
     own = ("cost", "zones", "watched", "memory", "search", "via", "least")
-    rows += [[name, escape(str(told[name]))] for name in own if told[name]]
+    rows += [[name, escape(str(told[name]))] for name in own if told.get(name)]
     for row in told["rows"]:
         rows += [[escape(row["name"]), escape(path)] for path in row["checkpoints"]]
     command = f"<pre>{escape(told['command'])}</pre>"

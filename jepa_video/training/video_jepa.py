@@ -138,6 +138,8 @@ class VideoJEPA(EnergyModel, Levels):
             raise UserError("model.prediction rollout needs model.masks PastToFuture with hide 0")
         if self.rolled_out and self.latent.per == "token":
             raise UserError("model.prediction rollout needs a z per clip or group, not per token")
+        if "times" in regularize and self.encoder.grid[0] < 2:
+            raise UserError("model.regularize times needs two or more time slots in a clip")
         self.regularize = regularize
         self.distance, self.normalise_target = distance, normalise_target
         self.momentum, self.weight_decay, self.betas = momentum, weight_decay, betas

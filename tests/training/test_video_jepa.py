@@ -13,6 +13,8 @@ from jepa_video.data.masks import MultiBlock, PastToFuture
 from jepa_video.data.transforms import Augment, centre
 from jepa_video.energies.contrastive import Hinge, InfoNCE, NoContrast
 from jepa_video.energies.regularizers import NoRegularizer, SIGReg, VCReg, VICReg
+from jepa_video.errors import UserError
+from jepa_video.models.conv import ConvEncoder
 from jepa_video.models.encoder import VideoViT
 from jepa_video.models.expander import Expander
 from jepa_video.models.latent import GaussianLatent
@@ -124,6 +126,8 @@ def test_what_stands_still_in_a_clip_satisfies_no_variance_around_times():
         )
     torch.testing.assert_close(terms["bare"], terms["still"], rtol=1e-2, atol=1e-3)
     assert float(terms["bare"]["reg/times/variance"]) > 0.1
+    with pytest.raises(UserError, match="regularize times needs two or more time slots"):
+        jepa(encoder=partial(ConvEncoder, 2, 16, 2, 8), regularize=("times",))
 
 
 def test_separate_encoders_both_learn_and_are_both_regularised():
