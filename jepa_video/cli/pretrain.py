@@ -16,6 +16,9 @@ embedded set of moving shapes that is made on the first run.
   --data.batch_size N       clips on each device
   --model.encoder.size S    nano, tiny, small, base, large, huge, giant
   --model.encoder.frames N  frames of a clip          --model.encoder.image N   pixels it sees
+  --model.regularize '[tokens, clips]'
+                            what is kept apart: all tokens, clips as a whole, tokens less the mean
+                            of their place (places), or less their mean over the clip (times)
   --trainer.max_steps N     optimiser steps           --trainer.devices N       how many devices
   --trainer.precision P     32-true, bf16-mixed ...   --trainer.accelerator A   auto, cpu, gpu
   --seed N                  of everything             --name NAME, --runs DIR   runs/NAME

@@ -69,12 +69,7 @@ def around_places(v: Tensor, places: Tensor, count: int) -> Tensor:
         places: of each, `B K`, from 0 to below `count`.
         count: places of the grid.
     """
-    with torch.autocast(v.device.type, enabled=False):
-        rows, index = widen(v).flatten(0, 1), places.flatten()
-        whole = F.pad(rows, (0, 1), value=1.0)  # the last column counts
-        packed = all_sum(whole.new_zeros(count, whole.shape[1]).index_add(0, index, whole))
-        mean = packed[:, :-1] / packed[:, -1:].detach().clamp_min(1)
-        return (rows - mean[index]).view(v.shape)
+    return _around(v, places, count, shared=True)
 
 
 def around_times(v: Tensor, places: Tensor, cells: int) -> Tensor:
@@ -88,12 +83,19 @@ def around_times(v: Tensor, places: Tensor, cells: int) -> Tensor:
         places: of each in a grid of time, height and width, in this order: `B K`.
         cells: of the grid's height and width.
     """
-    cell = (places % cells)[..., None]
-    rows = F.pad(widen(v), (0, 1), value=1.0)  # the last column counts
-    told = cell.expand(rows.shape)
-    total = rows.new_zeros(len(v), cells, rows.shape[2]).scatter_add(1, told, rows)
-    mean = (total[..., :-1] / total[..., -1:].clamp_min(1)).gather(1, told[..., :-1])
-    return widen(v) - mean
+    clips = torch.arange(len(v), device=v.device)[:, None]
+    return _around(v, cells * clips + places % cells, len(v) * cells, shared=False)
+
+
+def _around(v: Tensor, groups: Tensor, count: int, shared: bool) -> Tensor:
+    """Rows `B K D` less the mean of their group `B K`, one of `count` that all ranks may share."""
+    with torch.autocast(v.device.type, enabled=False):
+        rows, index = widen(v).flatten(0, 1), groups.flatten()
+        whole = F.pad(rows, (0, 1), value=1.0)  # the last column counts
+        packed = whole.new_zeros(count, whole.shape[1]).index_add(0, index, whole)
+        packed = all_sum(packed) if shared else packed
+        mean = packed[:, :-1] / packed[:, -1:].detach().clamp_min(1)
+        return (rows - mean[index]).view(v.shape)
 
 
 def moments(v: Tensor) -> Moments:
