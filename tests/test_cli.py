@@ -48,6 +48,18 @@ def python(code: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
+def test_all_settings_are_printed_wherever_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = ["--config", str(ROOT / "configs" / "pretrain" / "ucf10.yaml")]
+    told = []
+    for words in ([*config, "--print_config"], ["--print_config", *config]):
+        with pytest.raises(SystemExit, match="0"):
+            main(["pretrain", *words])
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] and "infer_z:" in told[0]  # which the file does not name
+
+
 def test_import_and_help_load_nothing_heavy() -> None:
     heavy = "{'torch', 'numpy', 'lightning', 'jsonargparse', 'matplotlib', 'wandb'}"
     for line in (

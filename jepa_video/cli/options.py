@@ -116,13 +116,18 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return parser.parse_args(list(words))
+            # Asked for before a file is read, it would print what is in the file and no more.
+            return parser.parse_args(sorted(words, key=_asks_for_all))
     except ArgumentError as error:
         raise UserError(_of_file(words, sentence(str(error), parser))) from error
     except UnicodeDecodeError as error:
         raise UserError(_of_file(words, "Problems parsing config: not a text file")) from error
     except (TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _asks_for_all(word: str) -> bool:
+    return word.partition("=")[0] == "--print_config"
 
 
 def own_defaults(parser: ArgumentParser, words: Sequence[str]) -> None:
