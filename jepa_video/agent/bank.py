@@ -58,6 +58,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.scenes: list[int | None] = []  # None: a scene that no other episode has
         self.shown: list[tuple[int, int]] = []  # steps, from and to, that are worth imitating
         self.spots: nn.Linear | None = None  # tells where places lie, for trails
+        self.beside = 0.0  # how close they are neighbours, see `Trails`
         self.trails: Trails | None = None
         self._odd: Tensor | None = None
         self._where: Tensor | None = None
@@ -140,7 +141,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         begin, size = torch.unique(torch.stack((self._scene, self._scene_rows)), dim=1).tolist()
         scenes = [self._rows[b : b + n] for b, n in zip(begin, size, strict=True)]
         spots = where(flat.flatten(1)[:, : where.in_features].to(where.weight.device))
-        return Trails(scenes, follows, spots.cpu(), self.seed)
+        return Trails(scenes, follows, spots.cpu(), self.seed, self.beside)
 
     def __getitem__(self, key: Key | int) -> dict[str, Tensor]:
         return {name: rows[0] for name, rows in self.__getitems__([key]).items()}

@@ -44,6 +44,7 @@ from .policy import Reaction
 from .reach import Ways
 from .recall import ROWS, reached, recalled, surprises, surprising
 from .task import Zone
+from .trails import BESIDE
 
 Source = Literal["plans", "critic", "data"]
 Judge = Literal["auto", "ways", "chart", "value"]
@@ -200,6 +201,7 @@ class AgentLearner(Imagined, L.LightningModule):
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
             self.critic.survey(batch, bank.strayed(self.world.state.aim).to(self.device))
             bank.spots = cast(nn.Linear, frozen_copy(self.critic.where)).cpu()
+            bank.beside = BESIDE * self.critic.size[0] / self.critic.tokens[0]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Foresee the best of some plans, learn its cost, and to act as it does."""

@@ -1,11 +1,12 @@
 """Trails: how long the ways are that memory has gone, from one place of a scene to another.
 
-Episodes of one scene cross each other. Where two of their places lie closer than a usual step they
-are taken for neighbours, so that a way that no episode went as a whole is found among several: the
-shortest one, by Dijkstra's algorithm. It leads through no wall, since memory went each part of it,
-and is longer than the best way by a quarter (nine rooms, five episodes of 90 steps: correlation
-0.96, and a way is known for 89 % of the pairs). Search over what was experienced: Eysenbach,
-Salakhutdinov and Levine (2019), "Search on the replay buffer".
+Episodes of one scene cross each other. Where two of their places lie closer than a usual step, or
+than a fifth of a token where steps are shorter, they are taken for neighbours, so that a way that
+no episode went as a whole is found among several: the shortest one, by Dijkstra's algorithm. It
+leads through no wall, since memory went each part of it, and is longer than the best way by a
+quarter (nine rooms, five episodes of 90 steps: correlation 0.96, and a way is known for 89 % of the
+pairs). Search over what was experienced: Eysenbach, Salakhutdinov and Levine (2019), "Search on the
+replay buffer".
 
 A step is taken to be one that can be taken back.
 
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST = 512  # places of a scene that are looked at
+MOST = 1024  # places of a scene that are looked at
 GOALS = 96  # of them
+BESIDE = 0.2  # of a token: less than any wall is thick
 _SWITCH = 0.05  # steps for going on with another episode
 _MOVED = 0.25  # of a long step: what is shorter stands still
 
@@ -62,14 +64,21 @@ class Trails:
         follows: bool, one for each row: the next row is of the same episode.
         spots: where all rows are, `rows 2`.
         seed: of what is looked at.
+        least: places closer than this are neighbours, however short steps are.
     """
 
     def __init__(
-        self, scenes: Sequence[Tensor], follows: Tensor, spots: Tensor, seed: int = 0
+        self,
+        scenes: Sequence[Tensor],
+        follows: Tensor,
+        spots: Tensor,
+        seed: int = 0,
+        least: float = 0.0,
     ) -> None:
         draw = torch.Generator().manual_seed(seed)
         step = (spots[1:] - spots[:-1]).norm(dim=1)[follows[:-1]]
         longest, usual = paces(step)
+        usual = max(usual, least)
         self.rows: list[Tensor] = []
         self.first: list[Tensor] = []  # of the places whose next one is the next of an episode
         self.goals: list[Tensor] = []

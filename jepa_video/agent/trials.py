@@ -24,6 +24,7 @@ from jepa_video.envs.rollout import HELD_OUT, seeds_of
 from jepa_video.errors import UserError
 
 TRIES: Final = 20  # seeds looked at for each episode that is wanted
+FAR_TRIES: Final = 120  # and where its goal is to be far
 CALLS: Final = 30  # decisions whose time is taken with one environment alone
 PATIENCE: Final = 30.0  # seconds after which fewer will do
 
@@ -192,7 +193,7 @@ def choose_tasks(env: BatchEnv, count: int, base: int, least: int = 1) -> Tasks:
             kept += [] if solved else [seed]
             if len(kept) == count:
                 return Tasks(kept, replaced=seen - count)
-        if seen >= TRIES * count:
+        if seen >= (TRIES if least == 1 else FAR_TRIES) * count:
             why = "are solved at their start"
             why = why if least == 1 else f"have no way of {least} steps to {env.budget}"
             raise UserError(

@@ -61,6 +61,14 @@ def test_paces_are_the_longest_step_and_the_mean_of_those_that_move():
     assert longest == 2 and usual == pytest.approx((30 + 40) / 50)
 
 
+def test_short_steps_join_episodes_that_pass_within_a_fifth_of_a_token():
+    """Two episodes of steps of 0.1, half a step of another recipe apart, that never cross."""
+    one = torch.stack((torch.arange(20) * 0.1, torch.zeros(20)), 1)
+    spots, follows = torch.cat((one, one + torch.tensor([0.0, 0.3]))), torch.arange(40) % 20 < 19
+    apart, joined = (Trails([torch.arange(40)], follows, spots, least=x) for x in (0.0, 0.4))
+    assert apart.steps[0].isinf().any() and not joined.steps[0].isinf().any()
+
+
 # -- a chart of small scenes: a wall across y with a door, which the map shows -------------------
 
 
