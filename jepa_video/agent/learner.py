@@ -76,7 +76,8 @@ class AgentLearner(Imagined, L.LightningModule):
         candidates: actions that are tried in each of them.
         holds: for how many steps each is held; a plan of several steps carries costs further.
         hidden: width of critic and policy.
-        members: networks of the critic; with one alone mode auto has no doubt and always plans.
+        members: networks of the critic, or charts; with one alone mode auto has no doubt and
+            always plans. The landmarks of `ways` have their own groups.
         finer: cells of a chart along a token of the map.
         futures: draws of z that a plan's cost is the mean of, where the world has a latent.
         stride: steps of level 1 in one of level 2, beside a critic of ways; 0 for no level 2.

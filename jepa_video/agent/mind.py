@@ -42,7 +42,7 @@ class Mind:
         discount: of each step.
         search: how mode 2 looks.
         hidden: width of critic and policy; 0 where there are none.
-        members: networks of the critic.
+        members: networks of the critic, or charts; the landmarks of `ways` have their own groups.
         doubt: disagreement of the critic above which auto mode plans.
         worth: what a plan is to save, see `Worth`, where mode learned plans; None where it was not
             learned.
@@ -112,10 +112,8 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
         if mind.chart:
             if world.state.grid is None:
                 raise UserError("learn.judge chart needs a map: give the world model MapState")
-            size = world.facts.action_size
-            return Chart(
-                width, aim, world.state.grid, size, mind.discount, weight, finer=mind.chart
-            )
+            shape = width, aim, world.state.grid, world.facts.action_size
+            return Chart(*shape, mind.discount, weight, max(mind.members, 1), mind.chart)
         return Reach(width, aim, mind.hidden, mind.discount, weight, grid=world.state.grid)
     # What learns from memory's own steps is to see walls; what learns in imagination was measured
     # with states as they are.

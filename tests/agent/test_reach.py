@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jepa_video.agent.agent import Agent
-from jepa_video.agent.configurator import PATIENCE, PERSISTENCE, Doubtful
+from jepa_video.agent.configurator import PATIENCE, PERSISTENCE, Doubtful, doubts
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.mind import Mind, Trained, critic_of, policy_of, save_agent
@@ -15,6 +15,7 @@ from jepa_video.agent.reach import LEAP, SLACK, Reach, between
 from jepa_video.agent.task import Situation, Task
 from jepa_video.agent.world_files import save_world
 from jepa_video.errors import UserError
+from jepa_video.models.state import MapState
 from tests.agent.test_agent import scattered
 from tests.agent.tiny_agent import ENCODER, moving_world, on_trainer, world
 
@@ -174,6 +175,17 @@ def test_an_agent_with_ways_is_loaded_as_it_was_saved(tmp_path):
     states, goal = torch.randn(2, 4, 1, width)
     assert isinstance(found, Reach)
     assert torch.equal(found.each(states, goal), reach.each(states, goal))
+
+
+def test_members_are_the_charts_that_can_disagree():
+    """They were read and not used: a chart had two of its own, whatever was asked for."""
+    model = world(state=MapState)
+    for members in (1, 3):
+        mind = Mind(1.25, {"goal": 1.0}, True, members=members, ways=True, chart=2)
+        made = scattered(critic_of(mind, model))
+        assert made.groups == members and doubts(made) == (members > 1)
+        states = torch.randn(2, 1, model.state.width)
+        assert made.steps(states, states.flip(0)).shape == (members, 2)
 
 
 def test_auto_plans_for_a_while_where_the_agent_does_not_get_on():
