@@ -167,14 +167,16 @@ def refuse_cost(
         names: theirs.
 
     Raises:
-        UserError: unknown terms or none, a weight that is not finite, no goal, no zones or none
-            that count, zones elsewhere.
+        UserError: unknown terms or none, a weight that is not finite, a negative one of `goal`, no
+            goal, no zones or none that count, zones elsewhere.
     """
     asked = [name for name, weight in weights.items() if weight]
     for name, weight in weights.items():
         _known(name, names)
         if not math.isfinite(weight):
             raise UserError(f"the cost {name} takes a finite weight, not {weight}")
+        if name == "goal" and weight < 0:  # ways are as long, whatever is wished for
+            raise UserError(f"the cost goal takes a weight of 0 or more, not {weight}")
     if not asked:
         raise UserError("cost gives no term a weight other than 0: there is nothing to judge by")
     for name in asked:

@@ -120,6 +120,7 @@ BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
         ({"sped": 1.0}, (), True, 2, "there is no cost 'sped'; there are goal, distance"),
         ({"goal": 0.0}, (), True, 2, "no term a weight other than 0"),
         ({"goal": math.nan}, (), True, 2, "the cost goal takes a finite weight, not nan"),
+        ({"goal": -1.0}, (), True, 2, "the cost goal takes a weight of 0 or more, not -1.0"),
         ({"effort": -math.inf}, (), True, 2, "the cost effort takes a finite weight, not -inf"),
         ({"goal": 1.0}, (), False, 2, "the cost goal needs a goal"),
         ({"state.x": 1.0}, (), False, 2, "the cost state.x needs a goal"),
