@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -17,12 +17,15 @@ from .kept import Kept
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
 from .planners.futures import OverFutures
-from .planners.sampling import CEM
+from .planners.gradient import GradientPlanner, PolishedPlanner
+from .planners.sampling import CEM, MPPI
 from .policy import ReactivePolicy
 from .task import Situation, Task
 from .tried import AGAINST, Tried
 
 Risk = Literal["expected", "worst"]
+Kind = Literal["cem", "mppi", "gradient", "polish"]
+_CHOICES: Final = {"risk": get_args(Risk), "planner": get_args(Kind)}
 
 MEAN = 8  # draws of z whose mean stands for all, where none is to be looked at by itself
 PROPOSALS = 6  # sequences that the policy proposes to a planner
@@ -38,6 +41,13 @@ class Search:
         samples: sequences drawn in an iteration.
         iterations: rounds of drawing.
         elites: sequences that the next distribution is fitted to.
+        planner: `cem` (categorical where actions are kinds; with `decay` and `colour` iCEM),
+            `mppi`, `gradient` from several starts, or `polish`: cem, then the gradient.
+        decay: of cem: factor on the samples from one iteration to the next.
+        temperature: of mppi, in steps of cost.
+        starts: sequences that descend along the gradient.
+        steps: of each descent, by Adam.
+        step_size: of a descent.
         colour: exponent of the noise's spectrum along time; 0 is white.
         std: of the first draws, in the reach of the limits.
         every: decisions for which one plan serves.
@@ -63,6 +73,12 @@ class Search:
     samples: int = 64
     iterations: int = 3
     elites: int = 8
+    planner: Kind = "cem"
+    decay: float = 1.0
+    temperature: float = 0.5
+    starts: int = 4
+    steps: int = 8
+    step_size: float = 0.1
     colour: float = 1.0
     std: float = 0.6
     every: int = 1
@@ -85,6 +101,13 @@ class Search:
         within("search", 0, futures=self.futures, via=self.via)
         within("search", 0, lessons=self.lessons, tried=self.tried)
 
+    def budget(self) -> dict[str, int]:
+        """What says how long a planner looks, by name."""
+        names = ["horizon", "every"]
+        names += [] if self.planner == "gradient" else ["samples", "iterations", "elites"]
+        names += ["starts", "steps"] if self.planner in ("gradient", "polish") else []
+        return {name: getattr(self, name) for name in names}
+
     def but(self, given: Mapping[str, Any]) -> Search:
         """The same with other values.
 
@@ -98,23 +121,34 @@ class Search:
             kinds = (int, float) if isinstance(own[name], float) else (type(own[name]),)
             if type(value) not in kinds:
                 raise UserError(f"search.{name} is as {own[name]!r}, not {value!r}")
-        if given.get("risk", "worst") not in get_args(Risk):
-            raise UserError(f"search.risk is expected or worst, not {given['risk']!r}")
+        for name, allowed in _CHOICES.items():
+            if name in given and given[name] not in allowed:
+                raise UserError(f"search.{name} is {' or '.join(allowed)}, not {given[name]!r}")
         return replace(self, **given)
 
 
 def planner_of(search: Search, action: int, discrete: bool, norm: float | None) -> Planner:
-    """The planner of a search: CEM, categorical where actions are kinds."""
+    """The planner of a search.
+
+    Raises:
+        UserError: numbers that make no search, or one by other than cem where actions are kinds.
+    """
+    horizon, limits, carried = search.horizon, Limits(action, norm=norm), search.elites // 2
+    budget, colour, std = (search.samples, search.iterations), search.colour, search.std
+    steps, step_size = search.steps, search.step_size
     if discrete:
-        return CategoricalCEM(
-            search.horizon, action, search.samples, search.iterations, search.elites,
-            carried=search.elites // 2,
-        )  # fmt: skip
-    limits = Limits(action, norm=norm)
-    return CEM(
-        search.horizon, limits, search.samples, search.iterations, search.elites,
-        carried=search.elites // 2, colour=search.colour, std=search.std,
-    )  # fmt: skip
+        if search.planner != "cem":
+            raise UserError(f"search.planner {search.planner} is of vectors; kinds take cem")
+        return CategoricalCEM(horizon, action, *budget, search.elites, carried, search.decay)
+    if search.planner == "mppi":
+        heat = search.temperature
+        return MPPI(horizon, limits, *budget, heat, search.elites, carried, colour, std)
+    if search.planner == "gradient":  # by Adam: charts have edges
+        return GradientPlanner(horizon, limits, search.starts, steps, step_size, "adam", std)
+    cem = CEM(horizon, limits, *budget, search.elites, carried, search.decay, colour, std)
+    if search.planner == "polish":
+        return PolishedPlanner(cem, search.starts, steps, step_size, "adam")
+    return cem
 
 
 def ways_out(action: int, discrete: bool, norm: float | None) -> Tensor:

@@ -153,7 +153,7 @@ class Agent:
         self.over = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.known: list[Tensor] = []
         self.done: list[Tensor] = []
-        self.calls = 0
+        self.calls = self.costed = 0
         self.moments: Moments | None = None
         self.notebook: Notebook | None = None
         self.kept = Kept()
@@ -295,6 +295,7 @@ class Agent:
             begun, draws = before and before.rows(which), self._draws(which, self.time)
             plan = self.actor.plan(situation.rows(which), replace(task, goal=goal), begun, draws)
             self.calls += len(which)
+            self.costed = plan.evaluations
             before = merged(plan, which, before, len(plans))
         self.age = torch.where(due, 0, self.age) + 1
         assert before is not None  # an environment without a plan is due
@@ -314,7 +315,7 @@ class Agent:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Planner and budget, for a table."""
+        """Planner and budget, for a table; `sequences` is how many the last plan costed."""
         search = self.mind.search
         told = {"mode": self.mode, "critic": self.cost.critic is not None}
         told |= {"memory": self.mind.memory} if self.mind.memory else {}
@@ -323,13 +324,11 @@ class Agent:
         told |= {"share": search.share} if isinstance(self.configurator, Thrifty) else {}
         if self.mode == "mode1":
             return told
-        return told | {
-            "planner": type(self.actor.planner).__name__,
-            "horizon": search.horizon,
-            "samples": search.samples,
-            "iterations": search.iterations,
-            "every": search.every,
-        }
+        told |= {"planner": type(self.actor.planner).__name__}
+        told |= search.budget()
+        if self.world.latent.dim:
+            told |= {"futures": search.futures, "risk": search.risk}
+        return told | {"sequences": self.costed}
 
     @torch.no_grad()
     def explain(self) -> Explanation:

@@ -4,7 +4,7 @@
       summary.json     all figures, the settings, the command
       episodes.csv     a line for each policy and episode
       sheet.png        a few episodes of every policy
-      episodes.mp4     the same episodes of the first policy as a film
+      episodes.mp4     the same episodes as a film, of the first policy that plans if one does
       report.html      all of it on one page
 
 Nothing of it is read again by the program.
@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from jepa_video.agent.eval_page import write_page
-from jepa_video.agent.eval_pictures import Make, choose_shown, draw_sheet, scene_of, write_film
+from jepa_video.agent.eval_pictures import (
+    Make,
+    choose_shown,
+    draw_sheet,
+    plans,
+    scene_of,
+    write_film,
+)
 from jepa_video.agent.evaluate import Evaluation
 from jepa_video.agent.figures import episodes_table
 from jepa_video.agent.words import rule_of
@@ -47,16 +54,17 @@ def write_evaluation(
     write_whole(paths["episodes"], episodes_table(found.rows, found.hard))
     write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")  # before what is drawn
     tells = "success" in found.measures
-    which = choose_shown(found.rows[0], tells)
+    filmed = next((row for row in found.rows if plans(row)), found.rows[0])
+    which = choose_shown(filmed, tells)
     first = {row.policy: row for row in reversed(found.rows)}  # of several seeds the first
     drawn = [row for row in found.rows if first[row.policy] is row]
     zones = [*told.get("zones", ()), *told.get("watched", ())]
     boxes = [(zone["low"], zone["high"]) for zone in zones]
     scenes = [(row.name, scene_of(make, found.tasks, row, which, tells, boxes)) for row in drawn]
     draw_sheet(scenes, paths["sheet"])
-    shown = scenes[0][1]
+    shown = next(scene for name, scene in scenes if name == filmed.name)
     summary["drawn"] = "ways" if shown.places else "times"
-    summary["film"] = {"row": found.rows[0].name, "pictures": write_film(shown, paths["film"])}
+    summary["film"] = {"row": filmed.name, "pictures": write_film(shown, paths["film"])}
     write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")
     write_page(paths["page"], summary, paths["sheet"], paths["film"])
     return summary, paths

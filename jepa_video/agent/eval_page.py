@@ -98,7 +98,7 @@ def _pictures(told: Told, sheet: Path, film: Path) -> list[str]:
         lines = "ways over the first picture and, darker, the last"
     caption = (
         f"A line for each policy, a column for each episode; {lines}; the goal is green, an "
-        "imagined plan pink. Of the first policy, episodes that it fails come first."
+        f"imagined plan pink. Episodes that {told['film']['row']} fails come first."
     )
     alt = f"Episodes of {', '.join(row['name'] for row in told['rows'])}"
     image = f'<img src="{embedded(sheet)}" alt="{escape(alt)}" style="max-width: 100%">'

@@ -160,6 +160,12 @@ def _legend(scenes: Sequence[Scene], width: int) -> Array:
     return np.concatenate(lines)
 
 
+def plans(row: Row) -> bool:
+    """Whether a decision of a row was planned, and can be drawn."""
+    trials = [trial for played in row.played for trial in played.trials]
+    return any(_planned(trial, time) for trial in trials for time in range(len(trial.imagined)))
+
+
 def _planned(trial: Trial, time: int) -> bool:
     """Whether a decision was planned: a reaction that is held is no plan."""
     return bool(trial.imagined) and trial.modes[time] == "mode2"

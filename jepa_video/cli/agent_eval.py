@@ -36,9 +36,10 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --memory N                patches of the scene that agents remember, in place of as many as they
                             learned with; 0 for none
   --search '{horizon: 8, samples: 96}'
-                            how mode2 looks, in place of the agent's own: horizon, samples,
-                            iterations, elites, colour, std, every, futures, risk, lessons,
-                            tried (which mode1 minds too), levels, far, and share: what part of an
+                            how mode2 looks, in place of the agent's own: horizon, planner (cem,
+                            mppi, gradient or polish), samples, iterations, elites, decay, colour,
+                            std, temperature, starts, steps, step_size, every, futures, risk,
+                            critic, via, deadline, lessons, tried (which mode1 minds too), levels, far, and share: what part of an
                             episode auto and learned may plan at most
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing

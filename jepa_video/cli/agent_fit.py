@@ -25,7 +25,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --zones '[{low: [8, 30], high: [20, 45]}]'
                             boxes of the environment's state to keep out of, for the term zone
   --search.horizon N, --search.samples N, --search.iterations N
-                            how mode 2 plans
+                            how mode 2 plans; --search.planner mppi, gradient or polish for another
+                            planner than cem
   --rounds.count N          afterwards it goes out so many times, to learn from what it meets
   --rounds.episodes N, --rounds.steps N
                             episodes of each round, and optimiser steps after it

@@ -11,14 +11,22 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import nn
+from torch import Tensor, nn
 
-from jepa_video.agent.actor import Search
+from jepa_video.agent.actor import Actor, Search, planner_of
 from jepa_video.agent.agent import FAR, Agent
 from jepa_video.agent.configurator import Worth
+from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.mind import Mind, Trained, critic_of, fresh, policy_of, save_agent, word_of
-from jepa_video.agent.planners import CEM, CategoricalCEM
-from jepa_video.agent.task import Task, Zone
+from jepa_video.agent.planners import (
+    CEM,
+    MPPI,
+    CategoricalCEM,
+    GradientPlanner,
+    Plan,
+    PolishedPlanner,
+)
+from jepa_video.agent.task import Situation, Task, Zone
 from jepa_video.agent.world_files import load_world, save_world
 from jepa_video.data.frames import shrink
 from jepa_video.envs import make_batch
@@ -26,8 +34,9 @@ from jepa_video.errors import UserError
 from jepa_video.models.conv import ConvEncoder
 from jepa_video.models.dynamics import VectorDynamics
 from jepa_video.models.latent import DiscreteLatent
+from jepa_video.randomness import generator
 from jepa_video.training.world_model import WorldModel
-from tests.agent.tiny_agent import ENCODER, facts, save_tiny_agent, world
+from tests.agent.tiny_agent import ENCODER, facts, moving_world, save_tiny_agent, world
 
 SEARCH = Search(horizon=3, samples=16, iterations=2, elites=4)
 SEEDS = [11, 22, 33]
@@ -375,24 +384,78 @@ def test_kinds_of_action_are_whole_numbers_from_a_categorical_search():
     assert isinstance(agent("mode2").actor.planner, CEM)
 
 
-def test_a_plan_through_a_perfect_world_goes_to_the_goal():
-    """States are places and the world is exact: what is planned arrives."""
-    from jepa_video.agent.actor import Actor
-    from jepa_video.agent.cost import IntrinsicCost, WorldCost
-    from jepa_video.agent.task import Situation, Task
-    from jepa_video.randomness import generator
-    from tests.agent.tiny_agent import moving_world
-
+def through_a_perfect_world(search: Search, norm: float | None = 1.0) -> tuple[Plan, Tensor]:
+    """The plan of an actor in a world that is exact, and how far from the goals it ends."""
     model = moving_world(0.25)
     intrinsic = IntrinsicCost(0.1, model.state.aim, model.read)
-    cost = WorldCost(model, intrinsic, discount=0.97, final=1.0)
-    actor = Actor(cost, Search(6, 200, 8, 12, colour=0.0), norm=1.0)
+    actor = Actor(WorldCost(model, intrinsic, discount=0.97, final=1.0), search, norm=norm)
     start, goal = torch.zeros(2, 1, 1, 2), torch.tensor([[[1.0, 0.0]], [[-0.5, 0.5]]])
     now = Situation(start, torch.zeros(2, 0, 2))
     plan = actor.plan(now, Task(goal, {"distance": 1.0}), None, [generator(i) for i in range(2)])
     arrived = start[:, 0] + 0.25 * plan.actions.sum(1)[:, None]
-    assert float((arrived - goal).norm(dim=-1).max()) < 0.1
+    return plan, (arrived - goal).norm(dim=-1).flatten()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "near"),
+    [
+        ({}, CEM, 0.1),
+        ({"decay": 0.5}, CEM, 0.1),
+        ({"planner": "mppi", "temperature": 0.05}, MPPI, 0.2),
+        ({"planner": "gradient", "steps": 80, "step_size": 0.05}, GradientPlanner, 0.1),
+        ({"planner": "polish", "samples": 32, "iterations": 2, "steps": 40}, PolishedPlanner, 0.05),
+    ],
+)
+def test_a_plan_through_a_perfect_world_goes_to_the_goal_by_every_planner(options, kind, near):
+    """States are places and the world is exact: what is planned arrives, and keeps to the norm."""
+    search = Search(6, 200, 8, 12, colour=0.0).but(options)
+    plan, off = through_a_perfect_world(search)
+    assert type(planner_of(search, 2, False, 1.0)) is kind
+    assert float(off.max()) < near
     assert (plan.actions.norm(dim=-1) <= 1 + 1e-5).all()
+
+
+def test_fewer_are_drawn_from_one_iteration_to_the_next():
+    plans = [through_a_perfect_world(Search(6, 200, 8, 12, decay=d))[0] for d in (1.0, 0.5)]
+    # The draws, six elites and the middle from the second iteration on, the beginning, the end.
+    rest = 7 * (6 + 1) + 1 + 1
+    drawn = 200 + 100 + 50 + 25 + 4 * 24
+    assert [plan.evaluations for plan in plans] == [8 * 200 + rest, drawn + rest]
+
+
+def test_a_longer_step_takes_a_descent_somewhere_else():
+    plans = [
+        through_a_perfect_world(Search(6, planner="gradient", steps=3, step_size=size))[0].actions
+        for size in (0.02, 0.2)
+    ]
+    assert (plans[0] - plans[1]).abs().max() > 0.05
+
+
+def test_kinds_of_actions_are_planned_by_cem_alone():
+    with pytest.raises(UserError, match="search.planner mppi is of vectors; kinds take cem"):
+        planner_of(Search(planner="mppi"), 3, True, None)
+
+
+def test_the_budget_of_a_planner_is_told_with_what_it_costed():
+    seen = pictures(3)
+    for options, names in (
+        ({}, {"samples": 16, "iterations": 2, "elites": 4}),
+        ({"planner": "gradient", "steps": 5}, {"starts": 4, "steps": 5}),
+    ):
+        one, counted = agent("mode2", search=SEARCH.but(options)), 0
+        asked = one.actor.cost
+
+        def count(state, actions, task, z=None, asked=asked):
+            nonlocal counted
+            counted += actions.shape[1]
+            return asked(state, actions, task, z)
+
+        count.world = asked.world
+        one.actor.cost = count
+        played(one, seen[:1], SEEDS)
+        told = {name: one.facts.get(name) for name in ("samples", "iterations", "elites")}
+        assert {**dict.fromkeys(told), **names}.items() <= {**told, **one.facts}.items()
+        assert one.facts["sequences"] == counted > 0 and one.facts["horizon"] == 3
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -339,6 +339,21 @@ def agents(monkeypatch):
     monkeypatch.setitem(sys.modules, "jepa_video.agent.agent", module)
 
 
+def pink(path):
+    """Pixels in the colour of plans, in a picture or the first one of a film."""
+    with av.open(str(path)) as film:
+        red, green, blue = next(film.decode(video=0)).to_ndarray(format="rgb24").astype(int).T
+    return int(((red - green > 60) & (blue - green > 60)).sum())
+
+
+def test_a_film_of_who_plans_nothing_shows_no_plan(tmp_path, agents):
+    words = ["--env", "TwoRooms", "--policy", "mode1", "--checkpoint", "a", "--episodes", "3"]
+    words += ["--budget", "9", "--layouts", "fixed", "--out", str(tmp_path)]
+    assert main(["agent", "eval", *words]) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["film"]["row"] == "mode1"
+    assert pink(tmp_path / "episodes.mp4") == 0
+
+
 def test_the_command_writes_all_files(tmp_path, agents, capsys):
     out = tmp_path / "out"
     words = ["--env", "TwoRooms", "--policy", "mode1,mode2", "--checkpoint", "a,b"]
@@ -362,7 +377,9 @@ def test_the_command_writes_all_files(tmp_path, agents, capsys):
         assert len(list(csv.DictReader(file))) == 7 * 6
     with av.open(str(out / "episodes.mp4")) as film:
         count = sum(1 for _ in film.decode(video=0))
-    assert count == told["film"]["pictures"] == 20 + 1 + 10  # mode1 never arrives; then it holds
+    assert count == told["film"]["pictures"] == 20 + 1 + 10  # a straight line fails; then it holds
+    assert told["film"]["row"] == "mode2 a"  # the first that plans: mode1 imagines nothing
+    assert pink(out / "episodes.mp4") > 200 and pink(out / "sheet.png") > 200
     page = (out / "report.html").read_text()
     assert "data:video/mp4" in page and "data:image/png" in page and "mode2, 2 seeds" in page
     assert "mode1, 2 seeds" in capsys.readouterr().out
