@@ -26,18 +26,33 @@ class Perfect(Dynamics):
         return states[:, -1] + actions[:, -1][:, None]
 
 
+def moved(count: int = 4, frames: int = 9) -> dict[str, torch.Tensor]:
+    """A batch whose places move by the actions, exactly; `state` tells them."""
+    given = batch(frames, count)
+    way = torch.cat((torch.zeros(count, 1, 2), given["action"].cumsum(1)), 1)
+    return given | {"state": torch.randn(count, 1, 2) + way}
+
+
 @pytest.mark.parametrize("context", [1, 2, 4])
-def test_the_rollout_loss_of_a_perfect_predictor_is_zero_for_every_context(context):
-    model = world(context=context, piece=None)
+@pytest.mark.parametrize("horizon", [1, 2, 8])
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("piece", [None, 7])
+def test_the_rollout_loss_of_a_perfect_predictor_is_zero_for_every_context(
+    context, horizon, frames, piece, monkeypatch
+):
+    """In the step that trains: over pieces, windows and what an encoder of K frames sees first."""
+    settings = {"context": context, "horizon": horizon, "piece": piece}
+    model = on_trainer(world(frames, state=partial(VectorState, dim=2), **settings))
     model.dynamics = Perfect()
-    start = torch.randn(3, 1, 1, 2)
-    actions = torch.rand(3, 6, 2) * 2 - 1
-    moved = torch.cat((torch.zeros(3, 1, 2), actions.cumsum(1)), 1)
-    states = start + moved[:, :, None]
-    passage = model.passage(states, actions)
-    told = model.imagine(passage.known, passage.actions, None, passage.past)
-    assert told.shape[1] == 7 - context
-    assert model.energy(told, passage.future).max() < 1e-10
+    monkeypatch.setattr(model, "encode", lambda video, own, scene=None: own[:, frames - 1 :, None])
+    logged = {}
+    model.log_dict = logged.update
+    model.training_step(moved(), 0)
+    assert logged["energy"] < 1e-10
+    shifted = moved()
+    shifted["action"] = shifted["action"].roll(1, 1)  # of another step: it can fail
+    model.training_step(shifted, 0)
+    assert logged["energy"] > 1e-2
 
 
 @pytest.mark.parametrize("history", [1, 2, 3])
@@ -205,18 +220,33 @@ def test_what_is_felt_is_named_and_changes_the_state():
 
 
 def test_compile_compiles_what_the_step_calls():
-    calls = []
+    """Encoder and dynamics run as compiled graphs, with the loss of the eager step."""
+    graphs = []
 
-    def backend(graph, inputs):
-        calls.append(graph)
-        return graph.forward
+    def counting(graph, inputs):
+        def run(*arguments):
+            graphs.append(graph)
+            return graph.forward(*arguments)
+
+        return run
 
     torch._dynamo.reset()
-    model = on_trainer(world())
-    model.encoder.compile(backend=backend)
-    model.dynamics.compile(backend=backend)
-    model.training_step(batch(), 0)
-    assert calls
+    plain, compiled = on_trainer(world()), on_trainer(world(compile=counting))
+    expected = plain.training_step(batch(), 0)["loss"]
+    compiled.setup("fit")
+    loss = compiled.training_step(batch(), 0)["loss"]
+    torch.testing.assert_close(loss, expected)
+    states = torch.randn(2, 1, 1, compiled.state.width)
+    for part in (
+        partial(compiled.encoder, torch.randn(2, 3, 1, 64, 64)),
+        partial(compiled.dynamics, states, torch.randn(2, 1, 2)),
+    ):
+        graphs.clear()
+        with torch.no_grad():
+            part()
+        assert graphs  # a whole step can have a graph though one of both runs without
+    loss.backward()
+    torch._dynamo.reset()
 
 
 def test_facts_without_states_have_no_readout_of_them():
