@@ -28,7 +28,7 @@ VERBS = {
     "study": "train the rows of a comparison and write one table and one page",
     "export": "write an encoder for transformers, ONNX, torch.export or load_encoder",
     "agent": "play policies and agents in environments and measure what they reach",
-    "bench": "measure planners against a stated reference in the same run",
+    "bench": "measure planners, or environments, against what is asked of them in one run",
     "report": "write report.html of a run anew",
     "doctor": "say what is installed, whether a run would work, and what to mend",
 }

@@ -1,4 +1,4 @@
-"""`jepa-video bench plan`: speed against a stated reference, measured in the same run."""
+"""`jepa-video bench plan` and `bench envs`: speed against what is asked, measured in one run."""
 
 from __future__ import annotations
 
@@ -26,15 +26,21 @@ on the same problems in the same run.
                             final cost
   --out FILE.json           write the figures there too
 
-Exit code 0 where a planner keeps to --at_most at every size, 1 where none does.
+Exit code 0 where a planner keeps to --at_most at every size, of continuous actions and of discrete
+ones, else 1.
+How many frames a second environments make: jepa-video bench envs.
 """
 
 
 def run(words: list[str]) -> int:
     """Read the options, measure, show, judge."""
+    if words[:1] == ["envs"]:
+        from .bench_envs import run as run_envs
+
+        return run_envs(words[1:])
     if not words or words[0] != "plan":
         told = f", not {words[0]!r}" if words else ""
-        raise UserError(f"bench takes the name of what is measured: plan{told}")
+        raise UserError(f"bench takes the name of what is measured: plan or envs{told}")
     if words[1:2] and words[1] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -82,8 +88,7 @@ def _bench(config: Any, out: Path | None) -> int:
                 rows = compare(size, *given, kind == "discrete", config.threads, bar)
             _show(screen, size, kind, rows, config)
             found[f"{size.name} {kind}"] = figures(rows)
-            if kind == "continuous":
-                kept &= _judge(screen, rows[2:], config.at_most)
+            kept &= _judge(screen, rows[2:], config.at_most)
     if out is not None:
         settings = {key: getattr(config, key) for key in ("problems", "decisions", "seed")}
         settings |= {"threads": config.threads, "device": str(device), "at_most": config.at_most}

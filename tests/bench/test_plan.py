@@ -131,8 +131,8 @@ def test_the_exit_code_is_one_where_no_planner_is_quick_enough(tiny, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "bench takes the name of what is measured: plan"),
-        (["step"], "bench takes the name of what is measured: plan, not 'step'"),
+        ([], "bench takes the name of what is measured: plan or envs"),
+        (["step"], "bench takes the name of what is measured: plan or envs, not 'step'"),
         (["plan", "--sizes", "huge"], "sizes must be of small, large, not 'huge'"),
         (["plan", "--problems", "1"], "problems must be 2 or more, not 1"),
         (["plan", "--decisions", "1"], "decisions must be 2 or more, not 1"),
