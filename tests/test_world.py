@@ -131,6 +131,18 @@ def test_an_agent_is_played_and_judged(agent: Path, tmp_path: Path) -> None:
     assert rows["mode2"]["facts"]["samples"] == 12
 
 
+@pytest.mark.parametrize("kind", ["world", "agent"])
+def test_an_environment_that_it_was_not_trained_on_is_refused_before_anybody_plays(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = request.getfixturevalue(kind)
+    words = ["agent", "eval", "--env", "Pendulum", "--policy", "mode2", "--checkpoint", str(run)]
+    assert main([*words, "--episodes", "2", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "was trained on TwoRooms and cannot act in Pendulum" in error
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_the_episodes_of_an_agent_are_collected(agent: Path, tmp_path: Path) -> None:
     """One after the other or all at once: up to rounding it does the same."""
     words = ["collect", "--env", "TwoRooms", "--budget", "6", "--policy", str(agent)]

@@ -436,6 +436,15 @@ def test_kinds_of_actions_are_planned_by_cem_alone():
         planner_of(Search(planner="mppi"), 3, True, None)
 
 
+@pytest.mark.parametrize("samples", [16, 64])
+def test_a_decision_looks_once_however_many_plans_it_judges(samples):
+    """One encoding for each observation, one more for the goal, and none for a candidate."""
+    one, looks = agent("mode2", search=SEARCH.but({"samples": samples})), []
+    one.world.encoder.register_forward_hook(lambda module, given, told: looks.append(len(given[0])))
+    played(one, pictures(3, steps=4), SEEDS)
+    assert looks == [3] * (4 + 1)
+
+
 def test_the_budget_of_a_planner_is_told_with_what_it_costed():
     seen = pictures(3)
     for options, names in (

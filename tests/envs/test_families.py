@@ -1,5 +1,6 @@
 """Environments of other packages, where they are installed, and any of gymnasium's API."""
 
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from jepa_video.envs import make, make_batch
+from jepa_video.cli import main
+from jepa_video.envs import families, make, make_batch
 from jepa_video.envs.policies import make_policy
 from jepa_video.envs.rollout import play
 from jepa_video.envs.wrap import Wrapped
@@ -215,3 +217,56 @@ def test_the_room_is_imported_without_any_environment():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", ["collect", "eval"])
+def test_a_missing_package_is_told_by_the_commands_and_leaves_nothing(
+    verb, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    words = ["--env", "minigrid/MiniGrid-Empty-8x8-v0", "--policy", "random", "--episodes", "1"]
+    begin = ["collect"] if verb == "collect" else ["agent", "eval"]
+    assert main([*begin, *words, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "needs minigrid: pip install 'jepa-video[minigrid]'" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("libraries", "given", "chosen"),
+    [
+        (("EGL", "OSMesa"), None, "egl"),
+        (("OSMesa",), None, "osmesa"),
+        ((), "glfw", "glfw"),
+        (("EGL",), "osmesa", "osmesa"),
+    ],
+)
+def test_a_machine_without_a_screen_draws_by_what_it_has(libraries, given, chosen, monkeypatch):
+    screenless(monkeypatch, libraries)
+    if given:
+        monkeypatch.setenv("MUJOCO_GL", given)
+    families._choose_screen("dmc")
+    assert (os.environ["MUJOCO_GL"], os.environ["SDL_VIDEODRIVER"]) == (chosen, "dummy")
+
+
+def test_what_cannot_be_drawn_at_all_is_a_sentence(monkeypatch):
+    screenless(monkeypatch, ())
+    with pytest.raises(UserError, match="finds neither EGL nor OSMesa here: install libegl1"):
+        families._choose_screen("mujoco")
+    families._choose_screen("gym")  # which does without
+
+
+def test_where_there_is_a_screen_nothing_is_chosen(monkeypatch):
+    screenless(monkeypatch, ("EGL",))
+    monkeypatch.setenv("DISPLAY", ":0")
+    families._choose_screen("dmc")
+    assert not {"MUJOCO_GL", "SDL_VIDEODRIVER"} & set(os.environ)
+
+
+def screenless(monkeypatch, libraries):
+    """A machine with Linux, no screen, and these libraries."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(families, "find_library", lambda name: name if name in libraries else None)
+    for name in ("DISPLAY", "MUJOCO_GL", "SDL_VIDEODRIVER"):
+        monkeypatch.setenv(name, "")  # put back what was there, whatever is set meanwhile
+        monkeypatch.delenv(name)
