@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from PIL import Image
 from jepa_video.agent.collect import collect
 from jepa_video.data import lerobot, shelf
 from jepa_video.data.datamodule import VideoDataModule
-from jepa_video.data.encode import lossless, write_video
+from jepa_video.data.encode import Codec, lossless, write_video
 from jepa_video.data.episode_module import EpisodeDataModule
 from jepa_video.data.episodes import EpisodeSet, Windows
 from jepa_video.envs import make_batch
@@ -180,6 +181,40 @@ def test_lerobot_folders_are_read_as_they_are(
     assert facts.action_names == ("a", "b", "c") and facts.action_low == pytest.approx(low)
     reached = np.concatenate([episodes.actions.min(0), episodes.actions.max(0)])
     assert reached == pytest.approx([-1] * 3 + [1] * 3)
+
+
+CODECS = {
+    "av1": Codec("libsvtav1", "yuv420p", {"g": "2", "crf": "30", "preset": "12"}),
+    "h264": Codec("libx264", "yuv420p", {"g": "2", "crf": "30"}),
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("write", [lerobot_v2, lerobot_v3])
+def test_videos_as_lerobot_writes_them_give_each_step_its_own_frame(
+    write: Any, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lossy, in 4:2:0, a key frame every other picture: its defaults of AV1 and of H.264."""
+    if CODECS[codec].name not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {CODECS[codec].name}")
+
+    def steep(number: int, length: int) -> np.ndarray:
+        levels = (60 * number + 10 * np.arange(length)).astype(np.uint8)
+        return np.broadcast_to(levels[:, None, None, None], (length, 64, 80, 3)).copy()
+
+    def lossy(path: Path, frames: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, frames, 10, CODECS[codec])
+
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "grey", steep)
+    monkeypatch.setattr(here, "video", lossy)
+    episodes = EpisodeSet(write(tmp_path))
+    for number, length in enumerate(LENGTHS):
+        read = episodes.episode(number)
+        gap = read.frames[:, 16, 16, 1] - (60.0 * number + 10 * np.arange(length))
+        assert np.abs(gap).max() < 5  # the next frame is 10 away
+        assert (read.states == [[number, t] for t in range(length)]).all()
 
 
 def test_kinds_become_one_hot(tmp_path: Path) -> None:
