@@ -436,6 +436,29 @@ def test_kinds_of_actions_are_planned_by_cem_alone():
         planner_of(Search(planner="mppi"), 3, True, None)
 
 
+@pytest.mark.parametrize("planner", ["cem", "mppi", "gradient", "polish"])
+def test_what_is_executed_is_the_clipped_plan_itself(planner):
+    """Draws far beyond the limits: who clips only when acting executes what nobody costed."""
+    search = SEARCH.but({"planner": planner, "std": 4.0})
+    one = agent("mode2", search=search, norm=0.5, weights={"goal": 1.0, "effort": -1.0})
+    one.reset(SEEDS)
+    for observation in pictures(3):
+        done = one.act(observation)
+        assert one.plan_now is not None
+        assert np.array_equal(done, one.plan_now.actions[:, 0].numpy())
+        long = np.linalg.norm(done, axis=1)
+        assert (long <= 0.5 + 1e-5).all() and (long > 0.45).all()
+
+
+def test_the_worst_future_can_be_planned_for_and_is_another_plan_than_the_expected_one():
+    plans = {}
+    for risk in ("expected", "worst"):
+        one = agent("mode2", world(**KINDS["a latent"]), search=SEARCH.but({"risk": risk}))
+        plans[risk] = played(one, pictures(3), SEEDS)
+        assert one.facts["risk"] == risk and one.facts["futures"] == SEARCH.futures
+    assert not np.allclose(plans["expected"], plans["worst"])
+
+
 @pytest.mark.parametrize("samples", [16, 64])
 def test_a_decision_looks_once_however_many_plans_it_judges(samples):
     """One encoding for each observation, one more for the goal, and none for a candidate."""
