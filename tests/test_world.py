@@ -609,6 +609,24 @@ def test_a_collapsed_world_model_is_named_before_an_agent_learns_from_it(tmp_pat
         assert collapse_words(tmp_path) == said
 
 
+def test_it_is_said_where_a_critic_does_not_mind_that_episodes_end() -> None:
+    from types import SimpleNamespace
+
+    from jepa_video.agent.bank import Bank
+    from jepa_video.cli.agent_job import ending_words
+
+    bank, states = Bank(), torch.zeros(4, 1, 2)
+    for last in (False, True, True):
+        ended = torch.tensor([False, False, last])
+        bank.add(states, torch.zeros(3, 2), torch.zeros(3), ended)
+    for ways, recall, said in ((False, 0, 1), (True, 0, 0), (False, 10, 0)):
+        told = ending_words(SimpleNamespace(ways=ways, recall=recall), bank)
+        assert len(told) == said and all("2 of 3 episodes ended of their own" in t for t in told)
+    bank.drop(1)
+    bank.terminated[0][-1] = False
+    assert ending_words(SimpleNamespace(ways=False, recall=0), bank) == []
+
+
 def test_memory_of_other_actions_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

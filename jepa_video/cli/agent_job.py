@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..agent.actor import Search, planner_of
-from ..agent.bank import BankData, encoded
+from ..agent.bank import Bank, BankData, encoded
 from ..agent.chart import Chart
 from ..agent.configurator import doubts
 from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
@@ -247,6 +247,7 @@ class AgentJob(TrainingJob):
             *alone,
             *collapse_words(Path(self.config.checkpoint)),
             *scene_words(self.mind.memory),
+            *ending_words(module, bank),
             f"run       {parts.run.path}",
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
             *self.data.unreadable.words(),
@@ -310,6 +311,17 @@ def collapse_words(checkpoint: Path) -> list[str]:
     summary = checkpoint.expanduser() / "summary.json"
     told = str(read_json(summary).get("verdict", "")) if summary.is_file() else ""
     return [f"world     {told}"] if told.startswith("collapsed") else []
+
+
+def ending_words(module: AgentLearner, bank: Bank) -> list[str]:
+    """A line on episodes that ended of their own, where nothing is learned of that; else none."""
+    count = sum(bool(ended.any()) for ended in bank.terminated)
+    if module.ways or module.recall or not count:
+        return []
+    return [
+        f"critic    {count} of {len(bank.terminated)} episodes ended of their own; what came after "
+        "their end is imagined: --learn.recall 10 learns from memory that nothing did"
+    ]
 
 
 def _of_environment(id: str | None, settings: dict[str, Any]) -> tuple[bool, float | None]:
