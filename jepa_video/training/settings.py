@@ -25,6 +25,22 @@ def refuse_rates(
         raise UserError(f"model.betas must be below 1, not {betas}")
 
 
+def refuse_windows(context: int, horizon: int, piece: int | None, settle: float) -> None:
+    """Say what rollouts and pieces of windows cannot be.
+
+    Raises:
+        UserError: no state or no step, a piece without a step, or no time to see in.
+    """
+    if context < 1 or horizon < 1:
+        raise UserError(
+            f"model.context and model.horizon must be 1 or more, not {context} and {horizon}"
+        )
+    if not 0 <= settle < 1:
+        raise UserError(f"model.settle must be from 0 to below 1, not {settle}")
+    if piece is not None and piece <= context:
+        raise UserError(f"model.piece must be above model.context, not {piece}")
+
+
 def refuse_backend(backend: object) -> None:
     """Say that `torch.compile` has no backend of this name; one that can be called is its own.
 

@@ -42,7 +42,7 @@ from .inference import InferZ
 from .passages import Passage, passages
 from .schedules import warmup_cosine
 from .second_level import untouched
-from .settings import refuse_backend, refuse_rates
+from .settings import refuse_backend, refuse_rates, refuse_windows
 
 READ = ("state", "reward")  # what the readouts tell of a state
 
@@ -120,22 +120,12 @@ class WorldModel(L.LightningModule):
         compile: str | None = None,
     ) -> None:
         super().__init__()
-        if context < 1 or horizon < 1:
-            raise UserError(
-                f"model.context and model.horizon must be 1 or more, not {context} and {horizon}"
-            )
-        if not 0 <= settle < 1:
-            raise UserError(f"model.settle must be from 0 to below 1, not {settle}")
-        if piece is not None and piece <= context:
-            raise UserError(f"model.piece must be above model.context, not {piece}")
+        refuse_windows(context, horizon, piece, settle)
         refuse_rates(learning_rate, final_learning_rate, warmup, weight_decay, betas)
         refuse_backend(compile)
         weights = {"prediction": prediction, "regularize": regularize}
         within("model", 0, **weights, inverse=inverse, temporal=temporal, steady=steady)
         within("model", 0, read_hidden=read_hidden)
-        if unknown := [name for name in felt if name not in facts.state_names]:
-            told = ", ".join(facts.state_names) or "none"
-            raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
         self.facts, self.context, self.horizon = facts, context, horizon
         self.piece, self.settle = piece, settle
         self.encoder = encoder()
@@ -155,7 +145,7 @@ class WorldModel(L.LightningModule):
         read = [("state", facts.state_size), ("reward", 1)]
         read = [(name, size) for name, size in read if size]
         self.readout = Readout(width * tokens, read, read_hidden)
-        self.felt = [facts.state_names.index(name) for name in felt]
+        self.felt = numbers_of(facts, felt)
         self.proprioception = Proprioception(len(felt), width) if felt else None
         self.regularizer, self.distance = regularizer(), distance
         self.prediction, self.regularize = prediction, regularize
@@ -443,3 +433,15 @@ class WorldModel(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counter."""
         self.draws = checkpoint["world_model"]["draws"]
+
+
+def numbers_of(facts: Facts, names: Sequence[str]) -> list[int]:
+    """Which numbers of an environment's state have these names.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    if unknown := [name for name in names if name not in facts.state_names]:
+        told = ", ".join(facts.state_names) or "none"
+        raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
+    return [facts.state_names.index(name) for name in names]
