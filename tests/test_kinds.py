@@ -58,10 +58,13 @@ def rows_of(folder: Path) -> dict:
     return {row["name"]: row for row in told["rows"]}
 
 
-def test_whole_numbers_are_collected_learned_planned_and_taken(known: None, tmp_path: Path) -> None:
+def test_whole_numbers_are_collected_learned_planned_and_taken(
+    known: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     episodes, runs = tmp_path / "episodes", tmp_path / "runs"
     words = ["collect", "--env", "Tracks", "--policy", "random", "--episodes", "8"]
     assert main([*words, "--out", str(episodes)]) == 0
+    assert "solved" not in capsys.readouterr().out  # it tells returns alone
     data = Dataset(episodes)
     taken = np.concatenate([data.rows(entry)["action"] for entry in data.entries()])
     assert set(np.unique(taken)) == {0, 1, 2}

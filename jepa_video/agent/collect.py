@@ -27,7 +27,8 @@ _TOGETHER: Final = (64, 8)  # episodes at once: of our own worlds, and of other 
 class Collected:
     """What a folder holds after a call: `new` episodes came in, of `episodes` with `frames`.
 
-    `success` is the share that was solved at some time, by policy. `crashes` tells what the
+    `success` is the share that was solved at some time, by policy; empty where nothing is ever
+    solved since the environment tells returns alone. `crashes` tells what the
     environment raised each time that it failed and was started again.
     """
 
@@ -83,7 +84,8 @@ def collect(
         name, maker = policy
     stage = _Stage(env, settings, maker)
     try:
-        recording = Recording(out, stage.ready(min(together, episodes))[0], settings)
+        first = stage.ready(min(together, episodes))[0]
+        tells, recording = first.tells_success, Recording(out, first, settings)
         with recording.opened():
             done = begun = recording.made(name, seed)
             frames = 0
@@ -97,7 +99,7 @@ def collect(
                 done = end
                 frames += sum(len(episode.frames) for episode in played)
                 tell(done, episodes, frames)
-            return _summary(recording, max(done - begun, 0), stage.crashes)
+            return _summary(recording, max(done - begun, 0), stage.crashes, tells)
     finally:
         stage.close()
 
@@ -160,10 +162,12 @@ def policy_of(name: str, env: BatchEnv) -> Policy:
     return Agent.load(name, env)
 
 
-def _summary(recording: Recording, new: int, crashes: list[str]) -> Collected:
+def _summary(recording: Recording, new: int, crashes: list[str], tells: bool) -> Collected:
     rows = recording.rows
     success = {}
     for policy in dict.fromkeys(row["policy"] for row in rows):
         ends = [row["success"] for row in rows if row["policy"] == policy]
         success[policy] = sum(ends) / len(ends)
+    if not tells and not any(success.values()):
+        success = {}
     return Collected(new, len(rows), sum(row["length"] for row in rows), success, crashes)

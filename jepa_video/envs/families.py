@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes.util import find_library
 from importlib import import_module
 from typing import Any, Final
@@ -56,6 +57,11 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
         UserError: the package is missing, or has nothing of this name.
     """
     _choose_screen(family)
+    if family in ("dmc", "mujoco"):
+        # Once Mesa has drawn by EGL, a first import of triton (by torch, much later) ends the
+        # process: both bring an LLVM. In the other order they get on.
+        with suppress(ImportError):
+            import_module("triton")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "ale-py not found")  # stable-worldmodel, of another

@@ -270,3 +270,13 @@ def screenless(monkeypatch, libraries):
     for name in ("DISPLAY", "MUJOCO_GL", "SDL_VIDEODRIVER"):
         monkeypatch.setenv(name, "")  # put back what was there, whatever is set meanwhile
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("id", ["dmc/reacher-easy", "mujoco/Reacher-v5"])
+def test_torch_may_be_imported_after_mujoco_has_drawn(id):
+    """It brings triton, whose LLVM and that of Mesa's EGL ended the process in this order."""
+    module = {"dmc": "dm_control", "mujoco": "mujoco"}[id.split("/")[0]]
+    pytest.importorskip(module, reason=f"{id} needs {module}, which is not installed")
+    code = f"from jepa_video.envs import make_batch; make_batch({id!r}, 1).reset(seed=[1])"
+    code += "; import torch, torch._dynamo"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
