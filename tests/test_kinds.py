@@ -72,7 +72,9 @@ def test_whole_numbers_are_collected_learned_planned_and_taken(
     assert main([*words, "--runs", str(runs), "--name", "world"]) == 0
     words = ["agent", "fit", "--checkpoint", str(runs / "world"), "--data.root", str(episodes)]
     words += ["--data.batch_size", "16", "--learn.hidden", "16", "--search.samples", "12", *QUIET]
+    words += ["--rounds.count", "1", "--rounds.episodes", "2", "--rounds.steps", "2"]
     assert main([*words, "--runs", str(runs), "--name", "agent"]) == 0
+    assert len((runs / "agent" / "rounds.csv").read_text().splitlines()) == 3
     out = tmp_path / "out"
     words = ["agent", "eval", "--env", "Tracks", "--policy", "mode1,mode2", "--episodes", "3"]
     words += ["--checkpoint", str(runs / "agent"), "--search", LOOK, "--device", "cpu"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, cast, get_args
@@ -18,7 +19,7 @@ from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
 from .planners.futures import OverFutures
 from .planners.gradient import GradientPlanner, PolishedPlanner
-from .planners.sampling import CEM, MPPI
+from .planners.sampling import CEM, MIN_STD, MPPI
 from .policy import ReactivePolicy
 from .task import Situation, Task
 from .tried import AGAINST, Tried
@@ -94,8 +95,23 @@ class Search:
     deadline: bool = False
 
     def __post_init__(self) -> None:
-        within("search", 1, every=self.every)
-        within("search", 1, far=self.far)
+        counts = "horizon", "samples", "iterations", "elites", "starts", "steps", "every", "far"
+        within("search", 1, **{name: getattr(self, name) for name in counts})
+        if self.samples < self.elites:
+            raise UserError(
+                f"search: {self.elites} elites need as many samples or more, got {self.samples}"
+            )
+        for name in ("temperature", "step_size", "decay"):
+            if not 0 < getattr(self, name) < math.inf:
+                told = getattr(self, name)
+                raise UserError(f"search.{name} must be a finite number above 0, not {told}")
+        if not math.isfinite(self.colour):
+            raise UserError(f"search.colour must be finite, not {self.colour}")
+        within("search", MIN_STD, 10, std=self.std)
+        within("search", 0, 1, decay=self.decay)
+        for name, allowed in _CHOICES.items():
+            if (given := getattr(self, name)) not in allowed:
+                raise UserError(f"search.{name} is {' or '.join(allowed)}, not {given!r}")
         within("search", 1, 2, levels=self.levels)
         within("search", 0, 1, share=self.share)
         within("search", 0, futures=self.futures, via=self.via)
@@ -121,9 +137,6 @@ class Search:
             kinds = (int, float) if isinstance(own[name], float) else (type(own[name]),)
             if type(value) not in kinds:
                 raise UserError(f"search.{name} is as {own[name]!r}, not {value!r}")
-        for name, allowed in _CHOICES.items():
-            if name in given and given[name] not in allowed:
-                raise UserError(f"search.{name} is {' or '.join(allowed)}, not {given[name]!r}")
         return replace(self, **given)
 
 

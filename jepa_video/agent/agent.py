@@ -101,6 +101,7 @@ class Agent:
         self.perception = Perception(self.world, self.device, mind.memory)
         self.ahead = self._ahead()
         self.configurator = self._configurator(mode)
+        self.costed = 0  # sequences, of the last plan that there was
         self._begin(0, [])
 
     def _ahead(self) -> Ahead | None:
@@ -153,7 +154,7 @@ class Agent:
         self.over = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self.known: list[Tensor] = []
         self.done: list[Tensor] = []
-        self.calls = self.costed = 0
+        self.calls = 0
         self.moments: Moments | None = None
         self.notebook: Notebook | None = None
         self.kept = Kept()

@@ -44,6 +44,7 @@ _HELD = 3.0  # weight of what holds a step
 _SINES = 4
 _STEEP = 4.0  # steps, the most that a cell's slope is told as
 SLOPE = 8  # numbers of it
+SIDES = 8  # neighbours of a cell
 
 
 class Chart(Ways):
@@ -91,7 +92,7 @@ class Chart(Ways):
             nn.Conv2d(hidden // 2, hidden, 3, padding=1),
             nn.GELU(),
         )
-        self.onward = nn.Conv2d(hidden, 8 * groups, 3, padding=1)
+        self.onward = nn.Conv2d(hidden, SIDES * groups, 3, padding=1)
         self.about = nn.Conv2d(hidden, told, 3, padding=1)
         self.entry = nn.Sequential(
             nn.Linear(told + 2 + 4 * _SINES, hidden), nn.GELU(), nn.Linear(hidden, groups)
@@ -184,7 +185,7 @@ class Chart(Ways):
         """What maps of states `B P D` tell: costs to neighbours `B G 8 C`, and cells `B C F`."""
         cells = states.flatten(1)[:, self.aim :].view(len(states), *self.tokens, -1)
         seen = self.look((cells.permute(0, 3, 1, 2) - self.mean) / self.std)
-        extra = self.onward(seen).flatten(2).unflatten(1, (self.groups, 8))
+        extra = self.onward(seen).flatten(2).unflatten(1, (self.groups, SIDES))
         costs = self.lengths[:, None] * self.pace.exp() + learned(extra)
         return costs, self.about(seen).flatten(2).transpose(1, 2)
 

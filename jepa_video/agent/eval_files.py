@@ -54,10 +54,10 @@ def write_evaluation(
     write_whole(paths["episodes"], episodes_table(found.rows, found.hard))
     write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")  # before what is drawn
     tells = "success" in found.measures
-    filmed = next((row for row in found.rows if plans(row)), found.rows[0])
-    which = choose_shown(filmed, tells)
     first = {row.policy: row for row in reversed(found.rows)}  # of several seeds the first
     drawn = [row for row in found.rows if first[row.policy] is row]
+    filmed = next((row for row in drawn if plans(row)), drawn[0])
+    which = choose_shown(filmed, tells)
     zones = [*told.get("zones", ()), *told.get("watched", ())]
     boxes = [(zone["low"], zone["high"]) for zone in zones]
     scenes = [(row.name, scene_of(make, found.tasks, row, which, tells, boxes)) for row in drawn]

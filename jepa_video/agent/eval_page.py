@@ -96,9 +96,12 @@ def _pictures(told: Told, sheet: Path, film: Path) -> list[str]:
     lines = "frames from first to last and the goal"
     if told["drawn"] == "ways":
         lines = "ways over the first picture and, darker, the last"
+    order = "episodes that it fails come first"
+    if "success" not in told["measures"]:
+        order = "episodes go from the lowest return to the highest"
     caption = (
         f"A line for each policy, a column for each episode; {lines}; the goal is green, an "
-        f"imagined plan pink. Episodes that {told['film']['row']} fails come first."
+        f"imagined plan pink. Of {told['film']['row']}, {order}."
     )
     alt = f"Episodes of {', '.join(row['name'] for row in told['rows'])}"
     image = f'<img src="{embedded(sheet)}" alt="{escape(alt)}" style="max-width: 100%">'

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
 from .actor import Search, planner_of
-from .chart import SLOPE, Chart
+from .chart import SIDES, SLOPE, Chart
 from .configurator import Worth
 from .cost import Critic, refuse_cost
 from .level2 import Level2
@@ -197,6 +197,8 @@ def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Trained]:
             Zone(tuple(z["low"]), tuple(z["high"]), z["margin"]) for z in told["zones"]
         )
         mind = Mind(**told)
+        if mind.chart:  # once a chart had two groups, whatever was asked for
+            mind = replace(mind, members=len(weights["critic.onward.weight"]) // SIDES)
         planner_of(mind.search, facts.action_size, facts.discrete, mind.norm)
         completion(mind.memory)
         with torch.random.fork_rng(devices=[]):

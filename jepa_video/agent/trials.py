@@ -179,6 +179,8 @@ def choose_tasks(env: BatchEnv, count: int, base: int, least: int = 1) -> Tasks:
     if least < 1 or (least > 1 and not (env.shows_goal and env.has("expert"))):
         why = "is 1 or more" if least < 1 else f"counts a scripted way; {env.id} has none to a goal"
         raise UserError(f"--least {why}")
+    if least > env.budget:
+        raise UserError(f"--least {least} is more than the budget of {env.budget} actions")
     kept: list[int] = []
     seen = 0
     while True:

@@ -52,12 +52,17 @@ def frame_rates(
         told: called with how many environments are done, and of how many.
 
     Raises:
-        UserError: an unknown environment, a batch below 1 or fewer than two rounds.
+        UserError: no or an unknown environment, a batch below 1, fewer than two rounds or a
+            negative seed.
     """
     if batch < 1 or rounds < 2:
         raise UserError(f"batch must be 1 or more and rounds 2 or more, not {batch} and {rounds}")
+    if not ids or seed < 0:
+        raise UserError(f"envs must name one, and seed be 0 or more, not {list(ids)} and {seed}")
     from ..envs import make_batch  # of an extra
 
+    for id in ids:
+        make_batch(id, 1).close()  # who is unknown is told before anybody is timed
     found = []
     for number, id in enumerate(ids):
         each = [_rate(make_batch(id, size), rounds, seed) for size in (batch, 1)]
@@ -78,9 +83,12 @@ def _rate(env: BatchEnv, rounds: int, seed: int) -> Interval:
         policy.reset(seeds)
         steps = min(env.budget, _MOST)
         actions = [policy.act(seen) for _ in range(steps)]
+        made, alive = 0, np.ones(env.batch, bool)
         began = time.process_time()
         for action in actions:
-            env.step(action)
-        rates.append(steps * env.batch / max(time.process_time() - began, 1e-9))
+            _, _, ended, cut, _ = env.step(action)
+            made += int(alive.sum())  # who has ended draws nothing
+            alive &= ~(ended | cut)
+        rates.append(made / max(time.process_time() - began, 1e-9))
     env.close()
     return bootstrap_accuracy(np.array(rates[1:]))

@@ -82,6 +82,7 @@ class AgentJob(TrainingJob):
         self._of_one_kind(episodes.facts)
         goal, norm = _of_environment(facts.env, facts.settings)
         norm = self._norm(norm)
+        planner_of(self.made.search, facts.action_size, facts.discrete, norm)  # says what is wrong
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
         if weights.get(CURIOSITY):
             raise UserError(
@@ -128,7 +129,6 @@ class AgentJob(TrainingJob):
             chart=self.made.learn.finer if isinstance(self.module.critic, Chart) else 0,
         )
         self.module.to(device).measure(self.data.bank)
-        planner_of(self.mind.search, facts.action_size, facts.discrete, norm)  # says what is wrong
         self.field: Field | None = None
         if self.made.rounds.count:
             self.field = Field(facts.env, facts.settings, self.made.rounds, self.config.seed)
@@ -212,8 +212,12 @@ class AgentJob(TrainingJob):
                     place.path, number, place.path / EPISODES, str(self.device),
                     lambda done, total, frames: bar(done, total, {"frames": frames}),
                 )  # fmt: skip
-            (solved,) = found.success.values()
-            facts = {"solved": solved, "crashes": len(found.crashes), "frames": found.frames}
+            solved = list(found.success.values())  # none where returns are told alone
+            facts = {
+                "solved": solved[0] if solved else 0.0,
+                "crashes": len(found.crashes),
+                "frames": found.frames,
+            }
             facts["after"] = self.trainer_options["max_steps"]  # steps on memory
             write_whole(told, json.dumps(facts) + "\n")
         wait_for(told, self.parent)  # rank 0 is out

@@ -12,7 +12,7 @@ second of one processor core, many together and one alone.
 
   --envs ID[,ID]            which; our own if not given
   --batch N                 how many step together
-  --rounds N                episodes that are timed
+  --rounds N                episodes, the first 100 steps of which are timed
   --seed N                  of episodes and actions
   --at_least N              frames a second that each has to make in its batch
 
@@ -59,7 +59,7 @@ def _parser() -> Any:
 def _show(screen: Any, rows: list[Any], config: Any) -> None:
     from rich.table import Table
 
-    title = f"frames of 64 x 64 pixels in a second of a core, {config.rounds} episodes"
+    title = f"frames of 64 x 64 pixels in a second of a core, {config.rounds} rounds"
     table = Table(title=title, title_justify="left")
     table.add_column("environment")
     for heading in (f"{config.batch} together", "one alone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -429,6 +430,29 @@ def test_a_longer_step_takes_a_descent_somewhere_else():
         for size in (0.02, 0.2)
     ]
     assert (plans[0] - plans[1]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"horizon": 0}, "search.horizon must be 1 or more, not 0"),
+        ({"starts": 0}, "search.starts must be 1 or more, not 0"),
+        ({"steps": 0}, "search.steps must be 1 or more, not 0"),
+        ({"elites": 65}, "65 elites need as many samples or more, got 64"),
+        ({"step_size": 0.0}, "search.step_size must be a finite number above 0, not 0.0"),
+        ({"step_size": float("nan")}, "search.step_size must be a finite number above 0, not nan"),
+        ({"temperature": float("inf")}, "search.temperature must be a finite number above 0"),
+        ({"decay": 2.0}, "search.decay must be from 0 to 1, not 2.0"),
+        ({"std": -1.0}, "search.std must be from 0.02 to 10, not -1.0"),
+        ({"colour": float("nan")}, "search.colour must be finite, not nan"),
+        ({"planner": "mpi"}, "search.planner is cem or mppi or gradient or polish, not 'mpi'"),
+        ({"risk": "none"}, "search.risk is expected or worst, not 'none'"),
+    ],
+)
+def test_numbers_that_make_no_search_are_refused_at_once(options, said):
+    for make in (lambda: Search(**options), lambda: Search().but(options)):
+        with pytest.raises(UserError, match=re.escape(said)):
+            make()
 
 
 def test_kinds_of_actions_are_planned_by_cem_alone():

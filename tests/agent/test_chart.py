@@ -69,6 +69,29 @@ def test_short_steps_join_episodes_that_pass_within_a_fifth_of_a_token():
     assert apart.steps[0].isinf().any() and not joined.steps[0].isinf().any()
 
 
+def test_all_places_of_five_long_episodes_are_looked_at():
+    """Five of 181 frames: of 512 places two episodes would be left out."""
+    spots = torch.stack((torch.arange(905.0) % 181, torch.arange(905.0) // 181), 1)
+    made = Trails([torch.arange(905)], torch.arange(905) % 181 < 180, spots)
+    assert made.rows[0].tolist() == list(range(905))
+
+
+def test_a_bank_lays_its_trails_as_closely_as_it_is_told():
+    bank = Bank()
+    for offset in (0.0, 0.3):
+        places = torch.stack((torch.arange(20) * 0.1, torch.full((20,), offset)), 1)
+        bank.add(places[:, None], torch.zeros(19, 2), torch.zeros(19), scene=0)
+    where = torch.nn.Linear(2, 2)
+    torch.nn.init.eye_(where.weight)
+    torch.nn.init.zeros_(where.bias)
+    bank.spots = where
+    known = []
+    for beside in (0.0, 0.4):
+        bank.beside, bank.trails = beside, None
+        known.append(bool(bank.__getitems__([(0, 0)])["trail_steps"].isfinite().all()))
+    assert known == [False, True]
+
+
 # -- a chart of small scenes: a wall across y with a door, which the map shows -------------------
 
 

@@ -127,8 +127,10 @@ def test_far_tasks_are_those_whose_scripted_way_is_as_long(monkeypatch):
     every = play_trials(env, make_policy("scripted", env), Tasks(known)).trials
     far = [trial.seed for trial in every if trial.reached >= 15]
     assert tasks.seeds == far[:5] and tasks.replaced == known.index(far[4]) - 4
-    with pytest.raises(UserError, match="episodes of TwoRooms have no way of 49 steps to 50"):
+    with pytest.raises(UserError, match="240 of 240 episodes of TwoRooms have no way of 49"):
         choose_tasks(env, 2, 0, least=49)
+    with pytest.raises(UserError, match="--least 51 is more than the budget of 50 actions"):
+        choose_tasks(env, 2, 0, least=51)
     with pytest.raises(UserError, match="--least is 1 or more"):
         choose_tasks(env, 2, 0, least=0)
     monkeypatch.setattr(env, "has", lambda name: False)
@@ -344,6 +346,18 @@ def pink(path):
     with av.open(str(path)) as film:
         red, green, blue = next(film.decode(video=0)).to_ndarray(format="rgb24").astype(int).T
     return int(((red - green > 60) & (blue - green > 60)).sum())
+
+
+def test_of_several_seeds_the_first_is_drawn_though_another_plans_alone(tmp_path, agents):
+    class Doubtful(FakeAgent):
+        @classmethod
+        def load(cls, path, env, mode, device):
+            return cls(env, "mode2" if path.name == "b" else "mode1")
+
+    sys.modules["jepa_video.agent.agent"].Agent = Doubtful
+    words = ["--env", "TwoRooms", "--policy", "auto", "--checkpoint", "a,b", "--episodes", "3"]
+    assert main(["agent", "eval", *words, "--budget", "9", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["film"]["row"] == "auto a"
 
 
 def test_a_film_of_who_plans_nothing_shows_no_plan(tmp_path, agents):

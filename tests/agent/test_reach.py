@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from jepa_video.agent.agent import Agent
 from jepa_video.agent.configurator import PATIENCE, PERSISTENCE, Doubtful, doubts
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
-from jepa_video.agent.mind import Mind, Trained, critic_of, policy_of, save_agent
+from jepa_video.agent.mind import Mind, Trained, critic_of, fresh, policy_of, save_agent
 from jepa_video.agent.reach import LEAP, SLACK, Reach, between
 from jepa_video.agent.task import Situation, Task
 from jepa_video.agent.world_files import save_world
@@ -186,6 +188,15 @@ def test_members_are_the_charts_that_can_disagree():
         assert made.groups == members and doubts(made) == (members > 1)
         states = torch.randn(2, 1, model.state.width)
         assert made.steps(states, states.flip(0)).shape == (members, 2)
+
+
+def test_a_chart_that_was_saved_with_two_groups_loads_whatever_members_said(tmp_path):
+    model = scattered(world(state=MapState))
+    mind = Mind(1.25, {"goal": 1.0}, True, hidden=16, members=2, ways=True, chart=1)
+    made = fresh(mind, model)
+    save_world(model, {"encoder": ENCODER}, tmp_path / "world")
+    save_agent(replace(mind, members=4), made, tmp_path / "agent")
+    assert Agent.load(tmp_path).critic.groups == 2 and Agent.load(tmp_path).mind == mind
 
 
 def test_auto_plans_for_a_while_where_the_agent_does_not_get_on():

@@ -18,6 +18,7 @@ from .base import Cost, Generators, Limits, Plan, beginnings, costed, extent, ta
 from .noise import coloured
 
 Spread = tuple[Tensor, ...]
+MIN_STD = 0.02  # that draws never fall below, in the reach of the limits
 
 
 class SamplingPlanner(ABC):
@@ -251,7 +252,7 @@ class CEM(GaussianPlanner):
         decay: float = 1.0,
         colour: float = 0.0,
         std: float = 0.5,
-        min_std: float = 0.02,
+        min_std: float = MIN_STD,
         momentum: float = 0.2,
     ) -> None:
         super().__init__(
@@ -298,7 +299,7 @@ class MPPI(GaussianPlanner):
         carried: int = 5,
         colour: float = 0.0,
         std: float = 0.5,
-        min_std: float = 0.02,
+        min_std: float = MIN_STD,
     ) -> None:
         super().__init__(
             horizon, limits, samples, iterations, elites, carried, 1.0, colour, std,
