@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jepa_video.agent.agent import Agent
+from jepa_video.agent.bank import Bank
 from jepa_video.agent.configurator import PATIENCE, PERSISTENCE, Doubtful, doubts
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.learner import AgentLearner
@@ -188,6 +189,19 @@ def test_members_are_the_charts_that_can_disagree():
         assert made.groups == members and doubts(made) == (members > 1)
         states = torch.randn(2, 1, model.state.width)
         assert made.steps(states, states.flip(0)).shape == (members, 2)
+
+
+def test_neighbours_of_a_memory_are_a_fifth_of_a_token_apart_whatever_the_cells_are():
+    model = world(state=MapState)
+    intrinsic = IntrinsicCost(1.0, model.state.aim, model.read)
+    for finer in (1, 2):
+        bank = Bank()
+        for number in range(3):
+            states = torch.randn(12, 1, model.state.width)
+            bank.add(states, torch.rand(11, 2) * 2 - 1, torch.zeros(11), scene=number)
+        learner = AgentLearner(model, intrinsic, {"goal": 1.0}, True, judge="chart", finer=finer)
+        learner.measure(bank)
+        assert bank.beside == pytest.approx(0.2 * finer)  # in cells
 
 
 def test_a_chart_that_was_saved_with_two_groups_loads_whatever_members_said(tmp_path):
