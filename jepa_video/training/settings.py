@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import UserError, within
@@ -50,3 +52,15 @@ def refuse_backend(backend: object) -> None:
     if isinstance(backend, str) and backend not in torch._dynamo.list_backends(exclude_tags=()):
         names = ", ".join(torch._dynamo.list_backends())
         raise UserError(f"model.compile: there is no backend {backend!r}; there are {names}")
+
+
+def numbers_of(known: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Which numbers of an environment's state have these names.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    if unknown := [name for name in names if name not in known]:
+        told = ", ".join(known) or "none"
+        raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
+    return [known.index(name) for name in names]

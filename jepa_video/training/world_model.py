@@ -42,7 +42,7 @@ from .inference import InferZ
 from .passages import Passage, passages
 from .schedules import warmup_cosine
 from .second_level import untouched
-from .settings import refuse_backend, refuse_rates, refuse_windows
+from .settings import numbers_of, refuse_backend, refuse_rates, refuse_windows
 
 READ = ("state", "reward")  # what the readouts tell of a state
 
@@ -145,7 +145,7 @@ class WorldModel(L.LightningModule):
         read = [("state", facts.state_size), ("reward", 1)]
         read = [(name, size) for name, size in read if size]
         self.readout = Readout(width * tokens, read, read_hidden)
-        self.felt = numbers_of(facts, felt)
+        self.felt = numbers_of(facts.state_names, felt)
         self.proprioception = Proprioception(len(felt), width) if felt else None
         self.regularizer, self.distance = regularizer(), distance
         self.prediction, self.regularize = prediction, regularize
@@ -433,15 +433,3 @@ class WorldModel(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counter."""
         self.draws = checkpoint["world_model"]["draws"]
-
-
-def numbers_of(facts: Facts, names: Sequence[str]) -> list[int]:
-    """Which numbers of an environment's state have these names.
-
-    Raises:
-        UserError: there is none of a name.
-    """
-    if unknown := [name for name in names if name not in facts.state_names]:
-        told = ", ".join(facts.state_names) or "none"
-        raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
-    return [facts.state_names.index(name) for name in names]
