@@ -202,7 +202,11 @@ def test_recipes_for_control_are_parsed_and_say_what_they_take(verb):
         told = header(path)
         assert {"for", "hardware", "time", "result"} <= told.keys(), path
         config = parse(job.build_parser(), ["--config", str(path)])
-        for room, options in yaml.safe_load(path.read_text()).items():
+        told = yaml.safe_load(path.read_text())
+        if verb == "agent":
+            assert (path.parent / told.pop("world")).resolve().parent == CONFIGS / "world"
+            assert (path.parent / config.world).is_file()
+        for room, options in told.items():
             for name, value in options.items():
                 assert holds(config[room][name], value), (path, room, name)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 HELP = """\
 usage: jepa-video agent fit --checkpoint RUN --data.root EPISODES [--OPTION VALUE ...]
+       jepa-video agent fit --world FILE --data.root EPISODES [--OPTION VALUE ...]
 
 Corrects the dynamics of a world model on memory, then learns a critic (the intrinsic cost that is
 to come) and a policy (mode 1), distilled from the best of many imagined plans. The result is an
 agent: `jepa-video agent eval --checkpoint` plays it.
 
   --checkpoint RUN          a run of jepa-video world
+  --world FILE              or settings of jepa-video world, to train one first, as runs/NAME-world;
+                            the same command again goes on with it, or takes it when it is finished
   --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
   --learn.source S          what the policy learns from: plans, critic or data
   --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the
@@ -44,7 +47,9 @@ agent: `jepa-video agent eval --checkpoint` plays it.
 
 
 def run(words: list[str]) -> int:
-    """Read the options, learn, write the agent."""
+    """Read the options, learn, write the agent; first its world model where there is none."""
+    from .agent_world import with_world
     from .launch import launch
 
-    return launch(words, "agent fit")
+    words, code = with_world(words)
+    return code or launch(words, "agent fit")

@@ -52,6 +52,7 @@ def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
     """Every option of `agent fit`."""
     parser = run_parser("agent fit")
     parser.add_argument("--checkpoint", type=str | None, help="a run of jepa-video world")
+    parser.add_argument("--world", type=str | None, help="settings to train a world model by")
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
     parser.add_argument("--zones", type=list[Zone], default=[], help="boxes to keep out of")
     parser.add_argument("--norm", type=float | None, help="longest action; the env's if None")
@@ -74,7 +75,10 @@ class AgentJob(TrainingJob):
     def build(self) -> None:
         """World model, memory, and what learns."""
         if self.config.checkpoint is None:
-            raise UserError("agent fit needs --checkpoint RUN: a run of jepa-video world")
+            raise UserError(
+                "agent fit needs --checkpoint RUN, a run of jepa-video world, or --world FILE, "
+                "settings to train one by"
+            )
         self.world = load_world(self.config.checkpoint)
         facts = self.world.facts
         memory = facts.memory if self.config.memory is None else self.config.memory

@@ -42,7 +42,7 @@ OWNED = {  # what a run decides for itself
 }  # fmt: skip
 # A resumed run keeps what decides its numbers; where and how it runs may change.
 FREE = (
-    "config", "resume", "name", "runs", "encoder", "checkpoint", "wandb", "tensorboard",
+    "config", "resume", "name", "runs", "encoder", "checkpoint", "world", "wandb", "tensorboard",
     "checkpoint.", "checkpoints.", "watch.", "probe.", "data.root", "data.train", "data.val",
     "data.workers", "data.cache_mb",
     "data.timeout", "data.check", "data.unreadable_limit", "data.missing", "trainer.max_steps",

@@ -150,12 +150,13 @@ def create_run(runs: Path, name: str | None = None) -> Run:
                 break
             except FileExistsError:
                 if name is not None:
-                    raise UserError(_taken(Run(path))) from None
+                    raise UserError(taken(Run(path))) from None
         (path / "checkpoints").mkdir()
     return Run(path)
 
 
-def _taken(run: Run) -> str:
+def taken(run: Run) -> str:
+    """A sentence on a name that another run has."""
     if begun(run):
         return (
             f"the run {run.path} exists; choose another --name, or continue it with "
