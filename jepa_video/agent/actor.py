@@ -59,6 +59,8 @@ class Search:
             take into account; 0 for none.
         tried: moments of the episode that speak against doing the same in the same place again,
             in plans and in mode 1, and that a chart knows walls by; 0 for none.
+        forget: decisions after which such a moment, or what was wrong in it, is forgotten, for
+            scenes that change; 0 for never.
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: steps of level 2 in such a plan.
@@ -87,6 +89,7 @@ class Search:
     risk: Risk = "expected"
     lessons: int = 0
     tried: int = 0
+    forget: int = 0
     share: float = 1.0
     levels: int = 1
     far: int = 6
@@ -115,7 +118,7 @@ class Search:
         within("search", 1, 2, levels=self.levels)
         within("search", 0, 1, share=self.share)
         within("search", 0, futures=self.futures, via=self.via)
-        within("search", 0, lessons=self.lessons, tried=self.tried)
+        within("search", 0, lessons=self.lessons, tried=self.tried, forget=self.forget)
 
     def budget(self) -> dict[str, int]:
         """What says how long a planner looks, by name."""

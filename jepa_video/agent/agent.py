@@ -185,6 +185,7 @@ class Agent:
         actions = whole[:, 0]
         if self.mind.search.tried and self.mind.weights.get("goal"):
             self._note(state, actions, setting.task)
+        self._forget()
         self.done = [*self.done, actions][-self.world.dynamics.history :]
         self.time += 1
         return self._given(actions)
@@ -253,6 +254,12 @@ class Agent:
             self.moments = Moments(batch, self.mind.search.tried, *sizes, self.device)
         cost = self.cost.intrinsic(state, actions, task)
         self.moments.write(self.time, state, actions, cost)
+
+    def _forget(self) -> None:
+        """Let go of what is too long ago to hold still."""
+        for held in (self.moments, self.notebook):
+            if held is not None and self.mind.search.forget:
+                held.store.forget(age=self.mind.search.forget)
 
     def _situation(self, goal: Tensor | None) -> Situation:
         known = torch.stack(self.known, 1)

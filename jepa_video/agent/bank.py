@@ -86,13 +86,6 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.terminated.append(never if terminated is None else terminated)
         self._where = self.trails = self._odd = None
 
-    def drop(self, count: int) -> None:
-        """Forget the oldest episodes, all but `count`."""
-        kept = self.states, self.actions, self.rewards, self.terminated, self.scenes, self.shown
-        for part in kept:
-            del part[: max(len(part) - count, 0)]
-        self._where = self.trails = self._odd = None
-
     def __len__(self) -> int:
         return len(self._table()[0])
 

@@ -109,9 +109,6 @@ def test_an_end_of_its_own_and_a_cut_are_told_apart(tmp_path: Path) -> None:
         lost = frames - 1
         wanted = [*[False] * (2 - lost), True, *[False] * (5 - lost)] * 2
         assert given.dtype == torch.bool and given.tolist() == wanted
-        memory.drop(1)
-        given = memory.__getitems__([(i, 0) for i in range(len(memory))])["terminated"]
-        assert given.tolist() == [False] * (5 - lost)
 
 
 def test_a_folder_begun_without_that_column_goes_on_without_it(tmp_path: Path) -> None:

@@ -88,13 +88,9 @@ def test_a_draw_is_a_function_of_its_key():
     assert len(torch.cat(other).unique()) > 5
 
 
-def test_what_is_dropped_is_forgotten_oldest_first():
-    memory = bank(3)
-    memory.drop(1)
-    assert len(memory) == 13 and memory[0]["state"].item() == 200
-    memory.drop(0)
+def test_a_bank_without_episodes_says_so():
     with pytest.raises(UserError, match="no episodes to learn from"):
-        len(memory)
+        len(Bank())
 
 
 # -- the policy ------------------------------------------------------------------------------------

@@ -96,13 +96,6 @@ def test_memory_without_plans_shows_none_and_draws_as_before():
     assert all(torch.equal(given[name], other[name]) for name in given)
 
 
-def test_what_is_dropped_is_not_shown():
-    memory = bank_of((0, 9), (2, 8))
-    memory.drop(1)
-    given = memory.__getitems__([(i, 5) for i in range(9)] * 20)
-    assert int(given["shown_state"].min()) == 102 and int(given["shown_goal"].max()) == 108
-
-
 # -- an environment that fails ---------------------------------------------------------------------
 
 

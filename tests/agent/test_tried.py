@@ -164,3 +164,16 @@ def test_an_agent_minds_it_in_any_batch(mode, kind):
     first = played(without, seen, SEEDS)
     np.testing.assert_allclose(first[0], together[0], atol=1e-4)  # nothing was tried by then
     assert np.abs(first[1:] - together[1:]).max() > 1e-2 and without.moments is None
+
+
+@pytest.mark.parametrize("forget", [0, 2])
+def test_what_is_longer_ago_than_told_is_forgotten(forget: int):
+    """Of tried moments and of lessons alike: a scene may have changed since."""
+    search = replace(SEARCH, tried=9, lessons=9, forget=forget)
+    one = agent("mode2", moving_world(), search=search, reach=12.0)
+    seen = pictures(3)
+    steps = len(played(one, seen, SEEDS))
+    kept = list(range(steps - 1 - forget if forget else 0, steps))
+    assert [sorted(t for t in row if t >= 0) for row in one.moments.times.tolist()] == [kept] * 3
+    lessons = one.notebook.store.count
+    assert (lessons == forget + 1 if forget else lessons > 3).all()
