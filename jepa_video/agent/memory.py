@@ -245,11 +245,14 @@ class Moments:
         Args:
             now: the same numbers of the present, `B n`.
         """
-        times = self.times.masked_fill(~self.store.filled, -2)  # after none
-        next_ = times[:, :, None] + 1 == times[:, None]  # B M M
+        order = self.times.argsort(1)  # empty slots come first
+        next_ = order.roll(-1, 1)
+        held = self.times.gather(1, order)
+        known = (self.times.gather(1, next_) == held + 1) & (held >= 0)
+        slot = order.scatter(1, order, torch.where(known, next_, -1))  # each slot's successor
         state = self.store.values[..., : now.shape[1]]
-        rows = next_.long().argmax(2)[..., None].expand_as(state)
-        return torch.where(next_.any(2)[..., None], state.gather(1, rows), now[:, None])
+        rows = slot.clamp_min(0)[..., None].expand_as(state)
+        return torch.where((slot >= 0)[..., None], state.gather(1, rows), now[:, None])
 
     def _parted(self, values: Tensor, found: Tensor) -> Moment:
         width = math.prod(self.shape)
