@@ -51,6 +51,51 @@ Judge = Literal["auto", "ways", "chart", "value"]
 ALONE = 0.5  # share of its stage in which a critic of ways learns alone
 
 
+def refuse_numbers(
+    correct: float,
+    planned: int,
+    candidates: int,
+    members: int,
+    holds: tuple[int, ...],
+    discount: float,
+) -> None:
+    """Say it where numbers, of which `AgentLearner` tells, teach nothing.
+
+    Raises:
+        UserError: which, and what they have to be.
+    """
+    if not 0 <= correct < 1 or planned < 2:
+        raise UserError(
+            "learn.correct must be from 0 to below 1 and learn.planned 2 or more, not "
+            f"{correct} and {planned}"
+        )
+    if candidates < 5 or members < 1 or not holds or min(holds) < 1:
+        raise UserError("candidates must be 5 or more, members and holds 1 or more")
+    if not 0 < discount < 1:
+        raise UserError(f"discount must be between 0 and 1, not {discount}")
+
+
+def refuse_judge(judge: Judge, alone: bool, recall: int, stride: int) -> None:
+    """Say it where the critic cannot be of the kind that is asked for.
+
+    Args:
+        judge: the kind.
+        alone: whether there are goals, and these count alone.
+        recall: steps that a critic of values looks ahead.
+        stride: steps of level 2, which stands beside a critic of ways.
+
+    Raises:
+        UserError: why not.
+    """
+    if judge in ("ways", "chart") and not alone:
+        raise UserError(f"learn.judge {judge} counts steps to a goal: it takes the cost goal alone")
+    ways = judge != "value" and alone
+    if recall and ways:
+        raise UserError("learn.recall is of a critic of values: give --learn.judge value")
+    if stride and not ways:
+        raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
+
+
 class AgentLearner(Imagined, L.LightningModule):
     """Critic and policy of an agent.
 
@@ -119,15 +164,7 @@ class AgentLearner(Imagined, L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= correct < 1 or planned < 2:
-            raise UserError(
-                "learn.correct must be from 0 to below 1 and learn.planned 2 or more, not "
-                f"{correct} and {planned}"
-            )
-        if candidates < 5 or members < 1 or not holds or min(holds) < 1:
-            raise UserError("candidates must be 5 or more, members and holds 1 or more")
-        if not 0 < discount < 1:
-            raise UserError(f"discount must be between 0 and 1, not {discount}")
+        refuse_numbers(correct, planned, candidates, members, holds, discount)
         within("learn", 1, hidden=hidden, finer=finer, futures=futures)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup, surprise=surprise, hope=hope)
@@ -146,16 +183,9 @@ class AgentLearner(Imagined, L.LightningModule):
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
         self.futures = futures if world.latent.dim else 1
         alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
-        if judge in ("ways", "chart") and not alone:
-            raise UserError(
-                f"learn.judge {judge} counts steps to a goal: it takes the cost goal alone"
-            )
         self.ways = judge != "value" and alone
         self.surprise, self.recall, self.hope = surprise, recall, hope
-        if recall and self.ways:
-            raise UserError("learn.recall is of a critic of values: give --learn.judge value")
-        if stride and not self.ways:
-            raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
+        refuse_judge(judge, alone, recall, stride)
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
             ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride, recall=recall,
