@@ -25,7 +25,7 @@ STOREYS = (
 )
 STOREY = {room: i for i, rooms in enumerate(STOREYS) for room in rooms}
 STRANGERS = STOREYS[1]
-LONGEST_FUNCTION = 80
+LONGEST_FUNCTION = 70
 LONGEST_FILE = 450
 LIGHT = ("torch", "lightning", "numpy", "timm", "jsonargparse", "matplotlib", "wandb", "av")
 

@@ -84,58 +84,52 @@ class AgentJob(TrainingJob):
         memory = facts.memory if self.config.memory is None else self.config.memory
         episodes = self.data.open(self.world.encoder.image, completion(memory))
         self._of_one_kind(episodes.facts)
-        goal, norm = _of_environment(facts.env, facts.settings)
-        norm = self._norm(norm)
-        planner_of(self.made.search, facts.action_size, facts.discrete, norm)  # says what is wrong
-        weights = self.config.cost or {"goal" if goal else "reward": 1.0}
-        if weights.get(CURIOSITY):
-            raise UserError(
-                "the cost curiosity is of what an episode has taught, and agent fit learns from "
-                "all of them: give it with agent eval --cost"
-            )
-        if self.made.search.levels > 1 and not self.made.learn.stride:
-            raise UserError("search.levels 2 needs a level 2, which learn.stride 1 or more trains")
-        zones = tuple(self.made.zones)
-        refuse_cost(weights, zones, goal, facts.state_size, facts.state_names)
-        device = self.device
-        encoded(self.world.to(device), episodes, self.data.bank, device)
+        mind = self._asked(memory)
+        encoded(self.world.to(self.device), episodes, self.data.bank, self.device)
         reach = stride(map(self.world.state.moving, self.data.bank.states))
         if reach is None:
             raise UserError(
                 f"to {self.config.checkpoint} all of {self.data.root} looks the same: its states "
                 "stand still"
             )
-        self.mind = Mind(
-            reach=reach,
-            weights=dict(weights),
-            goal=goal,
-            discount=self.made.learn.discount,
-            search=self.made.search,
-            hidden=self.made.learn.hidden,
-            members=self.made.learn.members,
-            zones=zones,
-            norm=norm,
-            memory=memory,
-            stride=self.made.learn.stride,
-            recall=self.made.learn.recall,
-        )
-        self.data.bank.stride = self.mind.stride
-        intrinsic = IntrinsicCost(
-            self.mind.reach, self.world.state.aim, self.world.read, facts.state_names
-        )
+        self.data.bank.stride = mind.stride
+        intrinsic = IntrinsicCost(reach, self.world.state.aim, self.world.read, facts.state_names)
         settings = dict(vars(self.made.learn))
         self.module = AgentLearner(
-            self.world, intrinsic, self.mind.weights, goal, norm=norm, zones=zones, **settings
+            self.world, intrinsic, mind.weights, mind.goal, mind.norm, mind.zones, **settings
         )
-        self.mind = replace(
-            self.mind,
-            ways=self.module.ways,
-            chart=self.made.learn.finer if isinstance(self.module.critic, Chart) else 0,
-        )
-        self.module.to(device).measure(self.data.bank)
+        chart = self.made.learn.finer if isinstance(self.module.critic, Chart) else 0
+        self.mind = replace(mind, reach=reach, ways=self.module.ways, chart=chart)
+        self.module.to(self.device).measure(self.data.bank)
         self.field: Field | None = None
         if self.made.rounds.count:
             self.field = Field(facts.env, facts.settings, self.made.rounds, self.config.seed)
+
+    def _asked(self, memory: int) -> Mind:
+        """The agent as it is asked for; its reach is told by memory.
+
+        Raises:
+            UserError: settings that do not go together.
+        """
+        facts, learn, search = self.world.facts, self.made.learn, self.made.search
+        goal, norm = _of_environment(facts.env, facts.settings)
+        norm = self._norm(norm)
+        planner_of(search, facts.action_size, facts.discrete, norm)  # says what is wrong
+        weights = self.config.cost or {"goal" if goal else "reward": 1.0}
+        if weights.get(CURIOSITY):
+            raise UserError(
+                "the cost curiosity is of what an episode has taught, and agent fit learns from "
+                "all of them: give it with agent eval --cost"
+            )
+        if search.levels > 1 and not learn.stride:
+            raise UserError("search.levels 2 needs a level 2, which learn.stride 1 or more trains")
+        zones = tuple(self.made.zones)
+        refuse_cost(weights, zones, goal, facts.state_size, facts.state_names)
+        return Mind(
+            1.0, dict(weights), goal, learn.discount, search, hidden=learn.hidden,
+            members=learn.members, zones=zones, norm=norm, memory=memory, stride=learn.stride,
+            recall=learn.recall,
+        )  # fmt: skip
 
     def _of_one_kind(self, memory: Facts) -> None:
         """Say it where memory is not of what the world model was trained on."""
