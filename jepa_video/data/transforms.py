@@ -20,7 +20,7 @@ def normalise(video: Tensor) -> Tensor:
     """`B T C H W` uint8 (or float in 0..255) to `B C T H W` float with zero mean and unit scale."""
     mean = torch.tensor(MEAN, device=video.device)[:, None, None] * 255.0
     std = torch.tensor(STD, device=video.device)[:, None, None] * 255.0
-    return ((video - mean) / std).transpose(1, 2)
+    return (video - mean).div_(std).transpose(1, 2)
 
 
 def crop(video: Tensor, boxes: Tensor, size: int) -> Tensor:
