@@ -20,7 +20,7 @@ from .planners.categorical import CategoricalCEM
 from .planners.futures import OverFutures
 from .planners.gradient import GradientPlanner, PolishedPlanner
 from .planners.sampling import CEM, MIN_STD, MPPI
-from .policy import Reaction, ReactivePolicy
+from .policy import ReactivePolicy
 from .task import Situation, Task
 from .tried import AGAINST, Tried
 
@@ -31,7 +31,6 @@ _CHOICES: Final = {"risk": get_args(Risk), "planner": get_args(Kind)}
 MEAN = 8  # draws of z whose mean stands for all, where none is to be looked at by itself
 PROPOSALS = 6  # sequences that the policy proposes to a planner
 OTHERS = 48  # actions that a reaction may turn to where its own was tried in vain
-_NOTHING = 1e-5  # in squared units of an action: what is less against one does not turn it
 
 
 @dataclass(frozen=True)
@@ -219,16 +218,13 @@ class Actor:
             best = self.limits.clip(best)
         if tried is None:
             return best
-        place = state.flatten(1)[:, : self.cost.intrinsic.aim]
-        vain = torch.nonzero(AGAINST * tried.often(place, best) > _NOTHING)[:, 0]
-        if not len(vain):
-            return best
-        told, own = Reaction(reaction.told[vain], *reaction[1:]), best[vain, None]
-        actions = torch.cat((own, self.others.to(best).expand(len(vain), -1, -1)), 1)  # B S A
-        places = place[vain, None].expand(-1, actions.shape[1], -1).flatten(0, 1)
-        against = AGAINST * tried.rows(vain).often(places, actions.flatten(0, 1))
-        chosen = (told.near(actions) - against.view(actions.shape[:2])).argmax(1)
-        return best.index_copy(0, vain, actions[torch.arange(len(vain)), chosen])
+        others = self.others.to(best).expand(len(best), -1, -1)
+        actions = torch.cat((best[:, None], others), 1)  # B S A
+        place = state.flatten(1)[:, None, : self.cost.intrinsic.aim]
+        places = place.expand(-1, actions.shape[1], -1).flatten(0, 1)
+        against = AGAINST * tried.often(places, actions.flatten(0, 1))
+        chosen = (reaction.near(actions) - against.view(actions.shape[:2])).argmax(1)
+        return actions[torch.arange(len(best), device=best.device), chosen]
 
     def plan(
         self,
