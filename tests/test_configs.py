@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from jepa_video.cli import agent_job, world_job
-from jepa_video.cli.options import build_parser, parse
+from jepa_video.cli.options import build_parser, parse, parser_for
 from jepa_video.data.masks import MultiBlock
 from jepa_video.errors import UserError
 from jepa_video.models.encoder import SIZES
@@ -216,3 +216,18 @@ def holds(read, written) -> bool:
     if not isinstance(written, dict):
         return read == written
     return all(holds(read[name], value) for name, value in written.items())
+
+
+def test_a_class_that_a_file_or_a_word_names_begins_with_its_own_defaults(tmp_path):
+    """A convolution of three maps, since the ViT has three colours, learned next to nothing."""
+    told = {"model": {"encoder": {"class_path": "ConvEncoder", "init_args": {"frames": 4}}}}
+    (tmp_path / "conv.yaml").write_text(yaml.safe_dump(told))
+    own = {"channels": 16, "tubelet": 1, "image": 64}
+    for words in (["--config", str(tmp_path / "conv.yaml")], ["--model.encoder", "ConvEncoder"]):
+        made = parse(parser_for(words), words).model.encoder.init_args
+        assert {name: made[name] for name in own} == own
+    recipe = ["--config", str(CONFIGS / "pretrain" / "two_rooms.yaml")]
+    assert parse(parser_for(recipe), recipe).model.encoder.init_args.channels == 16
+    words = ["--model.regularizer", "VICReg", "--model.regularizer.covariance", "2"]
+    made = parse(parser_for(words), words).model.regularizer.init_args
+    assert (made.variance, made.covariance) == (25.0, 2.0)

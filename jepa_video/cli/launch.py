@@ -51,9 +51,9 @@ def _verb(verb: str) -> tuple[Any, Any]:
 
         return fit_parser, AgentJob
     from .job import Job
-    from .options import build_parser
+    from .options import parser_for as pretrain_parser
 
-    return lambda words: build_parser(), Job
+    return pretrain_parser, Job
 
 
 def _train(parser: Any, job: Any, words: list[str], stops: Any, started: float) -> None:

@@ -7,21 +7,23 @@ an error.
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 from ..data.datamodule import VideoDataModule
 from ..errors import UserError
 from ..evaluation.probing import ProbeSettings
-from ..models import timm_encoder  # noqa: F401  an encoder that can be named by its class
+from ..models import conv, timm_encoder  # noqa: F401  encoders that can be named by their class
 from ..training.pretrain import CheckpointSettings, WatchSettings
 from ..training.run import Run, open_run
 from ..training.video_jepa import VideoJEPA
@@ -60,6 +62,13 @@ def build_parser() -> ArgumentParser:
     add_room_options(parser)
     parser.add_class_arguments(ProbeSettings, "probe")
     parser.set_defaults({"trainer.max_steps": STEPS})
+    return parser
+
+
+def parser_for(words: Sequence[str]) -> ArgumentParser:
+    """The options of `pretrain`, with the defaults of the classes that `words` name."""
+    parser = build_parser()
+    own_defaults(parser, words)
     return parser
 
 
@@ -131,18 +140,42 @@ def _asks_for_all(word: str) -> bool:
 
 
 def own_defaults(parser: ArgumentParser, words: Sequence[str]) -> None:
-    """Let a class that `words` name begin with its own defaults.
+    """Let a class that `words`, or files that they name, choose begin with its own defaults.
 
     Without this it keeps those of the class before it, as far as their arguments share a name: the
     width of a small encoder for a large one.
     """
-    for word, after in zip(words, [*words, ""][1:], strict=True):
-        name, _, value = word.removeprefix("--").partition("=")
-        default = parser.get_defaults().get(name) if word.startswith("--") else None
-        if _is_class(default):
-            parser.set_defaults({name: value or after})
+    for name, value in [*_chosen(words)]:
+        default = parser.get_defaults().get(name)
+        if _is_class(default) and value.split(".")[-1] != default.class_path.split(".")[-1]:
+            parser.set_defaults({name: value})
             if not _is_class(parser.get_defaults().get(name)):
                 parser.set_defaults({name: default})  # no class: it is said when it is parsed
+
+
+def _chosen(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names of options, and the classes that files and then words may choose for them."""
+    for file in filter(os.path.isfile, _files(words)):  # a pipe can be read once
+        try:
+            told = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+            continue
+        yield from _classes(told, "")
+    for word, after in zip(words, [*words, ""][1:], strict=True):
+        name, _, value = word.removeprefix("--").partition("=")
+        if word.startswith("--"):
+            yield name, value or after
+
+
+def _classes(told: Any, name: str) -> Iterator[tuple[str, str]]:
+    """What may be classes in settings that are told below `name`."""
+    if isinstance(told, str):
+        yield name, told
+    elif isinstance(told, dict) and isinstance(told.get("class_path"), str):
+        yield name, told["class_path"]
+    elif isinstance(told, dict):
+        for key, part in told.items():
+            yield from _classes(part, f"{name}.{key}" if name else str(key))
 
 
 def _is_class(default: Any) -> bool:
