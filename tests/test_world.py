@@ -290,6 +290,8 @@ def test_a_finished_run_is_told_so(world: Path, capsys: pytest.CaptureFixture[st
     assert "is finished (step 6)" in capsys.readouterr().err
     assert main(["world", "--resume", str(world), "--model.settle", "0.2"]) == 2
     assert "--model.settle cannot change in a resumed run" in capsys.readouterr().err
+    assert main(["world", "--resume", str(world), "--data.val_share", "0.5"]) == 2
+    assert "--data.val_share cannot change in a resumed run" in capsys.readouterr().err
 
 
 # -- starting points and parts ---------------------------------------------------------------------

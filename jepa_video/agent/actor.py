@@ -112,9 +112,7 @@ class Search:
             raise UserError(f"search.colour must be finite, not {self.colour}")
         within("search", MIN_STD, 10, std=self.std)
         within("search", 0, 1, decay=self.decay)
-        for name, allowed in _CHOICES.items():
-            if (given := getattr(self, name)) not in allowed:
-                raise UserError(f"search.{name} is {' or '.join(allowed)}, not {given!r}")
+        refuse_choice({name: getattr(self, name) for name in _CHOICES})
         within("search", 1, 2, levels=self.levels)
         within("search", 0, 1, share=self.share)
         within("search", 0, futures=self.futures, via=self.via)
@@ -133,14 +131,35 @@ class Search:
         Raises:
             UserError: an unknown name, or a value of another kind.
         """
-        own = asdict(self)
-        for name, value in given.items():
-            if name not in own:
-                raise UserError(f"search has no {name!r}; it has {', '.join(own)}")
-            kinds = (int, float) if isinstance(own[name], float) else (type(own[name]),)
-            if type(value) not in kinds:
-                raise UserError(f"search.{name} is as {own[name]!r}, not {value!r}")
+        refuse_search(given)
         return replace(self, **given)
+
+
+def refuse_search(given: Mapping[str, Any]) -> None:
+    """Say it where settings are none of a search, whatever its others are.
+
+    Raises:
+        UserError: an unknown name, or a value of another kind.
+    """
+    own = asdict(Search())
+    for name, value in given.items():
+        if name not in own:
+            raise UserError(f"search has no {name!r}; it has {', '.join(own)}")
+        kinds = (int, float) if isinstance(own[name], float) else (type(own[name]),)
+        if type(value) not in kinds:
+            raise UserError(f"search.{name} is as {own[name]!r}, not {value!r}")
+    refuse_choice({name: value for name, value in given.items() if name in _CHOICES})
+
+
+def refuse_choice(given: Mapping[str, str]) -> None:
+    """Say it where a setting is none of those that there are.
+
+    Raises:
+        UserError: which there are.
+    """
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise UserError(f"search.{name} is {' or '.join(_CHOICES[name])}, not {value!r}")
 
 
 def planner_of(search: Search, action: int, discrete: bool, norm: float | None) -> Planner:

@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..randomness import EPISODE, generator
 from ..training.passages import Passage
 from ..training.world_model import WorldModel
-from .actor import Actor, Search
+from .actor import MEAN, Actor, Search
 from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrifty, doubts
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
 from .explain import Explanation, explained
@@ -345,7 +345,10 @@ class Agent:
             raise UserError("there is nothing to explain: the agent has not acted yet")
         setting, situation, whole = self._last
         draws = self._draws(torch.arange(len(whole)), self.time - 1)
-        z = self.actor.drawn(situation, draws, 1)
+        futures = self.mind.search.futures
+        z = self.actor.drawn(situation, draws, futures or MEAN)  # those that plans are judged over
+        if z is not None:
+            z = z[:, :1] if futures else z.mean(1, keepdim=True)
         return explained(setting, situation, whole, z, self.cost, self.perception.scene)
 
     # -- files -------------------------------------------------------------------------------------

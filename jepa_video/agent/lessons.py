@@ -134,4 +134,5 @@ class Notebook:
 
     def now(self) -> Lessons:
         """What it holds."""
-        return Lessons(self.store.keys, self.store.values, self.store.filled, self.reach)
+        keys, values = self.store.keys.clone(), self.store.values.clone()  # they are written on
+        return Lessons(keys, values, self.store.filled.clone(), self.reach)

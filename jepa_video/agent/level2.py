@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import Mlp, Scenic
-from .planners.base import Limits, Plan
+from .planners.base import Limits
 from .planners.sampling import CEM
 from .reach import LEAP, Ways
 
@@ -30,6 +30,7 @@ PRICE: Final = 0.01  # of a nat of the latent, beside the energy
 EDGE: Final = 2.5  # deviations of the prior that a plan keeps within
 _ITERATIONS: Final = 3
 _ELITES: Final = 8
+_CARRIED: Final = 5  # of them begin the next iteration
 
 
 class Level2(Scenic):
@@ -159,17 +160,17 @@ class Ahead:
     def __init__(self, level2: Level2, critic: Ways, far: int, samples: int) -> None:
         self.level2, self.critic = level2, critic
         self.cost = FarCost(level2, critic)
-        limits = Limits(level2.dim, -EDGE, EDGE)
+        limits, elites = Limits(level2.dim, -EDGE, EDGE), min(_ELITES, samples)
         self.planner = CEM(
-            far, limits, samples, _ITERATIONS, min(_ELITES, samples), std=1 / EDGE, min_std=0.05
-        )
+            far, limits, samples, _ITERATIONS, elites, min(_CARRIED, elites), std=1 / EDGE,
+            min_std=0.05,
+        )  # fmt: skip
         self.reset()
 
     def reset(self) -> None:
         """Episodes begin."""
         self.now: Tensor | None = None  # sub-goals B P D
         self.age = torch.zeros(0)
-        self.plan: Plan | None = None
         self.calls = 0
 
     @torch.no_grad()

@@ -30,7 +30,8 @@ _MOVED = 0.25  # of a long step: what is shorter stands still
 
 def paces(steps: Tensor) -> tuple[float, float]:
     """The longest step and the mean of those that move, of the lengths of all steps."""
-    longest = float(steps.quantile(0.95))
+    moved = steps[steps > 1e-6]  # an episode may stay where it is for long
+    longest = float(moved.quantile(0.95)) if len(moved) else 0.0
     moving = steps[steps > _MOVED * longest]
     return longest, float(moving.mean()) if len(moving) else 0.0
 

@@ -164,8 +164,8 @@ def _checked(config: Any, names: Sequence[str]) -> _Asked:
             if getattr(config, name) != value:
                 raise UserError(f"--tasks eb has {name} {value}, not {getattr(config, name)}")
     checkpoints = _listed(config.checkpoint)
-    policies = _listed(config.policy) or (["auto"] if checkpoints else [])
-    beside = _listed(config.beside) if config.beside != "none" else []
+    policies = _policies(config.policy) or (["auto"] if checkpoints else [])
+    beside = _policies(config.beside) if config.beside != "none" else []
     known = [*POLICIES, *SCRIPTED, *AGENT]
     for name in [*policies, *beside]:
         if name not in known:
@@ -196,14 +196,14 @@ def _boxes(given: Any) -> list[Any]:
 
 def _own(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
     """What is given in place of the agents' own, as `Agent.load` takes it."""
-    from ..agent.actor import Search
+    from ..agent.actor import refuse_search
 
     told: dict[str, Any] = {} if config.cost is None else {"weights": dict(config.cost)}
     if config.zones is not None:
         told["zones"] = _boxes(config.zones)
     told |= {} if config.memory is None else {"memory": config.memory}
     if config.search is not None:
-        Search().but(config.search)  # says what is wrong, before anything is loaded
+        refuse_search(config.search)  # before anything is loaded
         told["search"] = dict(config.search)
     if told and not checkpoints:
         raise UserError(
@@ -213,9 +213,14 @@ def _own(config: Any, checkpoints: Sequence[str]) -> dict[str, Any]:
 
 
 def _listed(names: str | None) -> list[str]:
-    """Names between commas, each once, an alias under its own name."""
+    """Names between commas, each once."""
     given = [name.strip() for name in (names or "").split(",")]
-    return list(dict.fromkeys(SCRIPTED.get(name, name) for name in given if name))
+    return list(dict.fromkeys(name for name in given if name))
+
+
+def _policies(names: str | None) -> list[str]:
+    """Policies between commas, each once, an alias under its own name."""
+    return list(dict.fromkeys(SCRIPTED.get(name, name) for name in _listed(names)))
 
 
 def _evaluate(asked: _Asked, words: Sequence[str]) -> None:

@@ -170,7 +170,7 @@ class AgentJob(TrainingJob):
         if first.exists() and (before := read_json(first).get("after", asked)) != asked:
             raise UserError(
                 f"{run.path} went out after {before} steps on memory: trainer.max_steps stays "
-                f"{before}, not {asked}; more rounds are --rounds.count, more steps another run"
+                f"{before}, not {asked}; more steps are another run"
             )
         yield self._parts(run, stops, self.trainer_options), resume_from
         if self.field is None:

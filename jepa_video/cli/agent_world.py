@@ -22,6 +22,7 @@ SHARED: Final = (
 )  # fmt: skip
 SAME: Final = ("seed", "data.root", "data.share", "data.val_share", "data.image")
 WORLD: Final = "-world"  # what its run has behind the name of the agent's
+SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 WITHOUT: Final = ("--checkpoint", "--resume", "--help-all", "--print_config")
 
 
@@ -46,12 +47,25 @@ def with_world(words: Sequence[str]) -> tuple[list[str], int]:
     config = parse(parser, words)
     if config.checkpoint is not None or config.world is None:
         return list(words), 0
+    _refuse(parser, config)
     name = _name(config)
-    given = _shared(config, parser)
-    settings = _settings(config)
     world = Path(config.runs) / f"{name}{WORLD}"
-    code = _trained(world, settings, given)
-    return [*words, "--name", name, "--checkpoint", str(world)], code
+    given = ["--config", str(_settings(config)), *_shared(config, parser)]
+    return [*words, "--name", name, "--checkpoint", str(world)], _trained(world, given)
+
+
+def _refuse(parser: Any, config: Any) -> None:
+    """Say it before minutes of training where options of the agent cannot be.
+
+    Raises:
+        UserError: which.
+    """
+    from ..agent.learner import refuse_numbers
+    from .training_job import instantiated
+
+    learn = instantiated(parser, config).learn
+    numbers = ("correct", "planned", "candidates", "members", "holds", "discount")
+    refuse_numbers(*(getattr(learn, name) for name in numbers))
 
 
 def _name(config: Any) -> str:
@@ -84,42 +98,44 @@ def _settings(config: Any) -> Path:
     raise UserError(f"--world {config.world} is not there: it names settings of jepa-video world")
 
 
-def _shared(config: Any, parser: Any) -> dict[str, str]:
-    """The options that the world model is trained with too."""
+def _shared(config: Any, parser: Any) -> list[str]:
+    """The options that the world model is trained with too, as words."""
     told = {name: (config[name], parser.get_default(name)) for name in SHARED}
-    return {name: _word(value) for name, (value, default) in told.items() if value != default}
+    pairs = ((f"--{name}", value) for name, (value, default) in told.items() if value != default)
+    return [word for name, value in pairs for word in (name, _word(value))]
 
 
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _trained(world: Path, settings: Path, given: dict[str, str]) -> int:
+def _trained(world: Path, given: list[str]) -> int:
     """Train the world model as far as it is not trained; the exit code of that."""
     from ..distributed import wait_for
-    from ..training.run import Run, checkpoints_of
+    from ..training.run import Run, checkpoints_of, cleared
     from .training_job import main_process
 
     run, parent = Run(world), os.getppid()
     _same(run, given)
     if run.finished:
         return 0
-    words = ["--config", str(settings), "--name", world.name]
-    words += [word for name, value in given.items() for word in (f"--{name}", value)]
+    words = [*given, "--name", world.name]
     if checkpoints_of(run):  # no rank has one before all have looked
         words = ["--resume", str(world)]
+    elif main_process():
+        cleared(run)
     if main_process():
-        print(f"first the world model, by {settings}: {world}", flush=True)
+        print(f"first the world model, by {given[1]}: {world}", flush=True)
     code = _called(["world", *words])
     if code:
         if main_process():
-            print("then the same agent fit again, with --name " + world.name[: -len(WORLD)])
+            print(f"then the same agent fit again, with --name {world.name[: -len(WORLD)]}")
         return code
     wait_for(world / "summary.json", parent)  # rank 0 has more to do
     return 0
 
 
-def _same(run: Any, given: dict[str, str]) -> None:
+def _same(run: Any, given: list[str]) -> None:
     """Say it where the world model that is there was trained on something else.
 
     Raises:
@@ -131,29 +147,43 @@ def _same(run: Any, given: dict[str, str]) -> None:
     if not run.config.is_file():
         return
     parser = build_parser()
-    there = parse(parser, ["--config", str(run.config)])
+    there, asked = (parse(parser, words) for words in (["--config", str(run.config)], given))
     for name in SAME:
-        before = _word(there[name])
-        if before != given.get(name, _word(parser.get_default(name))):
+        if there[name] != asked[name]:
             raise UserError(
-                f"{run.path} is a world model of --{name} {before}: choose another --name, or "
-                f"give --checkpoint {run.path}"
+                f"{run.path} is a world model of --{name} {_word(there[name])}, not "
+                f"{_word(asked[name])}: choose another --name, or give --checkpoint {run.path}"
             )
 
 
 def _called(words: Sequence[str]) -> int:
-    """A command of this package in a process of its own, which hears what this one is told."""
-    child = subprocess.Popen([sys.executable, "-m", "jepa_video", *words], process_group=0)
+    """A command of this package in a process of its own, which hears what this one is told.
+
+    Returns:
+        Its exit code; of a rank that ends well after a signal, since rank 0 tells the code, that of
+        the signal.
+    """
+    heard: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        heard.append(number)
+        if child is not None:
+            child.send_signal(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
+        child = subprocess.Popen([sys.executable, "-m", "jepa_video", *words], process_group=0)
+        for number in list(heard):  # before there was somebody to hear it
+            child.send_signal(number)
         while (code := child.poll()) is None:
             time.sleep(0.1)
     finally:
+        if child is not None and child.poll() is None:
+            child.terminate()
         for number, handler in before.items():
             signal.signal(number, handler)
+    if code == 0 and heard:
+        return 128 + heard[0]
     return code if code >= 0 else 128 - code

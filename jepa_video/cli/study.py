@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -173,7 +172,7 @@ class PretrainRows:
 
         from ..evaluation.study import Trained
         from ..training.checkpoints import newest_checkpoint
-        from ..training.run import checkpoints_of, create_run
+        from ..training.run import checkpoints_of, cleared, create_run
         from .job import Job
 
         config = self._config(row, seed, run)
@@ -187,7 +186,7 @@ class PretrainRows:
                 return Trained(job.module, job.data, job.device)
             newest = newest_checkpoint(run) if checkpoints_of(run) else None
             if newest is None:
-                _clear(run)
+                cleared(run)
                 create_run(run.path.parent, run.name)
             job.run(run, newest, self.stops, time.monotonic())
         return Trained(job.module, job.data, job.device)
@@ -200,16 +199,6 @@ class PretrainRows:
                 data.clips(split).share_frames((before or data).clips(split))
             except UserError:  # nothing is held out
                 continue
-
-
-def _clear(run: Any) -> None:
-    """Remove what a run that was killed before its first checkpoint has left."""
-    from ..training.run import only_writer
-
-    if run.path.exists():
-        with only_writer(run):  # says where another process is at work on it
-            pass
-        shutil.rmtree(run.path)
 
 
 def _load(module: Any, checkpoint: Path) -> None:

@@ -28,6 +28,18 @@ def main_process() -> bool:
     return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
+def instantiated(parser: ArgumentParser, config: Namespace) -> Any:
+    """The objects that options tell of.
+
+    Raises:
+        UserError: which of them cannot be.
+    """
+    try:
+        return parser.instantiate(config)
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
 class TrainingJob:
     """A run from its settings to its report; a verb says what is trained, and what comes after.
 
@@ -51,13 +63,9 @@ class TrainingJob:
         if not 0 <= config.seed < 2**63:
             raise UserError(f"seed must be from 0 to below 2^63, not {config.seed}")
         torch.manual_seed(config.seed)
-        try:
-            made = parser.instantiate(config)
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-            raise UserError(" ".join(str(error).split())) from error
-        self.made = made
-        self.data = made.data
-        self.trainer_options: dict[str, Any] = dict(vars(made.trainer))
+        self.made = instantiated(parser, config)
+        self.data = self.made.data
+        self.trainer_options: dict[str, Any] = dict(vars(self.made.trainer))
         # Says what this machine cannot do, before the data is read.
         trainer = make_trainer(self.trainer_options)
         self.parent = os.getppid()  # of a rank that Lightning began, rank 0

@@ -124,7 +124,7 @@ class Wrapped(BatchEnv):
         for i in np.flatnonzero(~self._over):
             rewards[i], cut[i] = self._one(int(i), wanted[i])
         self._time += 1
-        cut |= self._time >= self.budget
+        cut |= (self._time >= self.budget) | self._over  # it has ended of its own, or was cut
         return self._observe(), rewards, self._ended.copy(), cut & ~self._ended, self._told()
 
     def render(self) -> tuple[Array, ...]:

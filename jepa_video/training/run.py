@@ -157,15 +157,28 @@ def create_run(runs: Path, name: str | None = None) -> Run:
 
 def taken(run: Run) -> str:
     """A sentence on a name that another run has."""
-    if begun(run):
+    if checkpoints_of(run):
         return (
             f"the run {run.path} exists; choose another --name, or continue it with "
             f"--resume {run.path}"
         )
+    lacks = "checkpoint" if begun(run) else "step"
     return (
-        f"the run {run.path} exists and has no step yet; choose another --name, or remove the "
+        f"the run {run.path} exists and has no {lacks} yet; choose another --name, or remove the "
         "folder if no process is at work on it"
     )
+
+
+def cleared(run: Run) -> None:
+    """Remove what a run that was killed before its first checkpoint has left.
+
+    Raises:
+        UserError: where another process is at work on it.
+    """
+    if run.path.exists():
+        with only_writer(run):
+            pass
+        shutil.rmtree(run.path, ignore_errors=True)  # who held it may have left nothing
 
 
 @contextlib.contextmanager

@@ -205,7 +205,8 @@ class WorldModel(L.LightningModule):
         looked = {name: batch[name][:, part] for name, part in cut.items() if name in batch}
         if self.scenic:
             there = slice(other, other + self.encoder.frames)
-            looked |= {f"other/{n}": batch[n][:, there] for n in ("video", "scene") if n in batch}
+            parts = ("video", "state", "scene")
+            looked |= {f"other/{name}": batch[name][:, there] for name in parts if name in batch}
         return looked
 
     def encode(
@@ -281,7 +282,8 @@ class WorldModel(L.LightningModule):
             return {}
         other = states[:, -1:]
         if "other/video" in batch:
-            other = self.encode(batch["other/video"], scene=batch.get("other/scene"))
+            own, scene = batch.get("other/state"), batch.get("other/scene")
+            other = self.encode(batch["other/video"], own, scene)
         aim = self.state.aim
         gap = states.flatten(2)[:, :1, aim:] - other.flatten(2)[..., aim:]
         return {"steady": self.steady * gap.square().mean()}

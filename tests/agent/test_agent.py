@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from jepa_video.agent import agent as agents
 from jepa_video.agent.actor import Actor, Search, planner_of
 from jepa_video.agent.agent import FAR, Agent
 from jepa_video.agent.configurator import Worth
@@ -292,6 +293,22 @@ def test_the_past_is_what_was_done_between_the_states_that_are_known():
         between = done[-count:-1]
         expected = torch.stack(between, 1) if between else torch.zeros(2, 0, 2)
         torch.testing.assert_close(situation.past, expected)
+
+
+@pytest.mark.parametrize("futures", [0, 3])
+def test_the_future_that_is_explained_is_one_that_the_plan_was_judged_over(futures, monkeypatch):
+    one = agent("mode2", world(**KINDS["a latent"]), search=replace(SEARCH, futures=futures))
+    drawn, seen = [], pictures(3)
+    real = one.actor.drawn
+    monkeypatch.setattr(one.actor, "drawn", lambda *told: drawn.append(real(*told)) or drawn[-1])
+    told = []
+    explained = agents.explained
+    monkeypatch.setattr(agents, "explained", lambda *a: told.append(a[3]) or explained(*a))
+    one.reset(SEEDS)
+    one.act(seen[0])
+    one.explain()
+    first = drawn[0][:, :1] if futures else drawn[0].mean(1, keepdim=True)
+    torch.testing.assert_close(told[0], first)
 
 
 def test_before_it_acts_there_is_nothing_to_explain():

@@ -68,10 +68,46 @@ def test_a_world_model_that_is_finished_is_taken_and_one_of_other_data_refused(
     os.symlink(root / "one-world", root / "again-world")
     written = (root / "one-world" / "world" / "world.safetensors").stat().st_mtime_ns
     assert main(words(root, "again", "--seed", "1")) == 2
-    assert "is a world model of --seed 0: choose another --name" in capsys.readouterr().err
+    assert "is a world model of --seed 0, not 1: choose another --name" in capsys.readouterr().err
     assert not (root / "again").exists()
     assert main(words(root, "again")) == 0
     assert (root / "one-world" / "world" / "world.safetensors").stat().st_mtime_ns == written
+
+
+def test_what_the_settings_of_the_world_model_say_is_what_it_is_taken_by(root: Path):
+    """A seed and a share in the file are not asked for again on the command line."""
+    told = SETTINGS.replace("STEPS", "3").replace("{batch_size: 4", "{share: 0.5, batch_size: 4")
+    (root / "half.yaml").write_text(f"seed: 3\n{told}")
+    asked = words(root, "half", "--world", str(root / "half.yaml"))
+    assert main(asked) == 0
+    (root / "half").rename(root / "half-before")
+    assert main(asked) == 0
+    assert "seed: 3" in (root / "half-world" / "config.yaml").read_text()
+
+
+def test_a_world_model_that_was_killed_before_its_first_checkpoint_begins_anew(root: Path):
+    place = root / "early-world"
+    (place / "checkpoints").mkdir(parents=True)
+    (place / "config.yaml").write_bytes((root / "one-world" / "config.yaml").read_bytes())
+    (place / "metrics.csv").write_text("step,loss\n1,2.0\n")
+    assert main(words(root, "early")) == 0
+    told = json.loads((place / "summary.json").read_text())
+    assert told["steps"] == 3
+
+
+def test_a_rank_that_ends_well_after_a_signal_does_not_wait_for_the_others(tmp_path: Path):
+    """Rank 0 alone tells the code of the signal, and writes nothing that could be waited for."""
+    code = (
+        "import os, signal, sys, threading\n"
+        "from jepa_video.cli import agent_world\n"
+        "sys.executable = '/bin/sh'\n"
+        "real = agent_world.subprocess.Popen\n"
+        "ends = ['/bin/sh', '-c', 'trap \"exit 0\" TERM; sleep 20 & wait']\n"
+        "agent_world.subprocess.Popen = lambda words, **more: real(ends, **more)\n"
+        "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "sys.exit(agent_world._called([]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 143
 
 
 def test_a_name_that_is_taken_is_told_before_anything_is_trained(
@@ -89,6 +125,8 @@ def test_a_name_that_is_taken_is_told_before_anything_is_trained(
         (["--world", "none.yaml"], "--world none.yaml is not there: it names settings of"),
         (["--world", "{root}/agent/agent.yaml"], "there is no option"),
         (["--data.root", "{root}/nowhere"], "holds no episodes"),
+        (["--learn.members", "0"], "members and holds 1 or more"),
+        (["--search.samples", "4"], "8 elites need as many samples or more, got 4"),
     ],
 )
 def test_what_the_world_model_cannot_be_trained_on_is_told_in_a_sentence(

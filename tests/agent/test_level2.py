@@ -186,6 +186,10 @@ def test_an_agent_with_two_levels_is_alone_as_in_a_batch_and_files_hold_it(tmp_p
         assert torch.equal(value, kept.level2.state_dict()[name])
 
 
+def test_a_search_of_few_samples_plans_on_level_2_too(trained):
+    assert Ahead(trained, Reach(2, 2, 16), 3, 4).planner.carried == 4
+
+
 def test_two_levels_are_refused_where_there_is_one():
     made = agent("mode2", ways=True, members=0, weights={"goal": 1.0})
     mind = replace(made.mind, search=replace(made.mind.search, levels=2))

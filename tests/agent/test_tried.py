@@ -129,6 +129,16 @@ def test_ways_out_lie_on_the_edge_of_the_limits_on_all_sides(width, norm):
     assert torch.equal(ways_out(4, True, None), torch.eye(4))
 
 
+def test_what_memory_told_stands_when_more_is_written():
+    """Who explains a decision asks after the moment was written over the oldest."""
+    held = moments(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2))
+    tried = tried_of(held, 2, REACH)
+    before = [part.clone() for part in (tried.place, tried.action, tried.felt)]
+    for time in range(7, 99):
+        held.write(time, torch.ones(1, 1, 2), torch.ones(1, 2), torch.zeros(1))
+    assert all(map(torch.equal, before, (tried.place, tried.action, tried.felt)))
+
+
 def test_what_was_tried_costs_a_plan_wherever_it_does_it():
     model, discount = moving_world(), 0.9
     cost = WorldCost(model, IntrinsicCost(REACH, 2, model.read), None, discount)

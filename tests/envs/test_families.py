@@ -52,6 +52,17 @@ class Line(gymnasium.Env):
         return np.array([self.x], np.float32)
 
 
+def test_who_was_cut_short_stays_so():
+    class Short(Line):
+        def step(self, action):
+            return self._seen(), 0.0, False, True, {}
+
+    batch = Wrapped([Short(), Line()], budget=5)
+    batch.reset(seed=[0, 1])
+    cut = [batch.step(np.zeros((2, 1)))[3].tolist() for _ in range(3)]
+    assert cut == [[True, False]] * 3
+
+
 @pytest.mark.parametrize("name", ["explore", "wander"])
 def test_walks_need_no_expert(name):
     batch = Wrapped([Line() for _ in range(12)], budget=5)

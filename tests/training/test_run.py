@@ -240,14 +240,20 @@ def test_a_run_that_fails_before_its_first_step_leaves_its_name_free(tmp_path: P
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", ["metrics.csv", "checkpoints/step-00000003.ckpt"])
-def test_a_run_that_fails_after_a_step_keeps_it(tmp_path: Path, step: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("metrics.csv", "has no checkpoint yet"),  # there is nothing to resume from
+        ("checkpoints/step-00000003.ckpt", "continue it with --resume"),
+    ],
+)
+def test_a_run_that_fails_after_a_step_keeps_it(tmp_path: Path, step: str, said: str) -> None:
     run = create_run(tmp_path, "one")
     with pytest.raises(RuntimeError), only_writer(run):
         (run.path / step).write_text("step,loss\n3,1\n")
         raise RuntimeError
     assert (run.path / step).is_file()
-    with pytest.raises(UserError, match="continue it with --resume"):
+    with pytest.raises(UserError, match=said):
         create_run(tmp_path, "one")
 
 

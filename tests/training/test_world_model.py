@@ -126,6 +126,17 @@ def test_the_scene_is_held_to_that_of_another_time_of_the_window():
     assert gap > 0 and not on_trainer(world(state=VectorState)).scenic
 
 
+def test_a_scene_that_stands_still_for_who_feels_it_costs_nothing():
+    """What is felt moves the map's numbers too, at both times alike."""
+    model = on_trainer(world(piece=4, steady=7.0, felt=("x",)))
+    nn.init.normal_(model.proprioception.leave.weight)
+    still = batch(frames=8)
+    still = {name: part[:, :1].expand_as(part) for name, part in still.items()}
+    looked = model.looked_at(still)
+    states = model.encode(looked["video"], looked["state"])
+    assert float(model.standing(states, looked)["steady"]) == pytest.approx(0, abs=1e-8)
+
+
 def test_when_it_has_settled_the_encoder_has_no_gradient_and_the_dynamics_have():
     model = world(settle=0.5, piece=3)
     for step, learns in ((4, True), (5, False)):
