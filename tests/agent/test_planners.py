@@ -399,3 +399,19 @@ def test_a_state_may_be_nested():
         lambda s, a, t: quadratic(s["memory"][0], a, t), nested, task, None, generator(1)
     )
     assert plan.actions.shape == goals.shape
+
+
+@pytest.mark.parametrize("kind", ["numbers", "kinds"])
+def test_where_all_cost_the_same_the_plan_that_is_followed_is_the_first_elite(kind):
+    """Far from the goal all plans cost as much, and the next decision begins from the elites."""
+    if kind == "numbers":
+        planner = CEM(HORIZON, BOX, 30, 2)
+    else:
+        planner = CategoricalCEM(HORIZON, 3, 30, 2)
+    goals, task = problem(5)
+
+    def flat(state: Tensor, actions: Tensor, task: Tensor) -> Tensor:
+        return actions.new_ones(actions.shape[:2])
+
+    plan = planner.plan(flat, goals, task, None, generator(3))
+    assert torch.equal(plan.elites[:, 0], plan.actions)

@@ -132,7 +132,8 @@ class _Best:
 
     def first_of(self, elites: Tensor, costs: Tensor) -> Tensor:
         """Elites `B K H A` led by the best, which is not there twice where it is one of them."""
-        beaten = self.cost < costs[:, 0]
+        other = (self.actions != elites[:, 0]).flatten(1).any(1)  # of two that cost the same
+        beaten = other & (self.cost <= costs[:, 0])
         joined = torch.cat([self.actions[:, None], elites[:, :-1]], 1)
         return torch.where(beaten[:, None, None, None], joined, elites)
 
