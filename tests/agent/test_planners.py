@@ -404,10 +404,7 @@ def test_a_state_may_be_nested():
 @pytest.mark.parametrize("kind", ["numbers", "kinds"])
 def test_where_all_cost_the_same_the_plan_that_is_followed_is_the_first_elite(kind):
     """Far from the goal all plans cost as much, and the next decision begins from the elites."""
-    if kind == "numbers":
-        planner = CEM(HORIZON, BOX, 30, 2)
-    else:
-        planner = CategoricalCEM(HORIZON, 3, 30, 2)
+    planner = CEM(HORIZON, BOX, 30, 2) if kind == "numbers" else CategoricalCEM(HORIZON, 3, 30, 2)
     goals, task = problem(5)
 
     def flat(state: Tensor, actions: Tensor, task: Tensor) -> Tensor:
