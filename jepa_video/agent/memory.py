@@ -237,8 +237,7 @@ class Moments:
 
     def held(self) -> Moment:
         """All slots, in no order: `found` tells the filled ones."""
-        values, filled = self.store.values.clone(), self.store.filled.clone()  # they are written on
-        return self._parted(values, filled)
+        return self._parted(self.store.values, self.store.filled)
 
     def after(self, now: Tensor) -> Tensor:
         """The first n numbers of states after all slots, `B M n`; after the last moment `now`.

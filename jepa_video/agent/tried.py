@@ -57,7 +57,8 @@ class Tried(NamedTuple):
         """
         place = told.state.flatten(2)[..., :aim]
         known, felt = keys(place, told.action, reach), felt * told.found
-        return cls(known, felt, reach, place, told.action, came)
+        # Copies: what is told stands while memory is written on.
+        return cls(known, felt, reach, place.clone(), told.action.clone(), came)
 
     def rows(self, which: Tensor) -> Tried:
         """That of some environments."""

@@ -325,10 +325,9 @@ def _folder(out: str | None, name: str | None) -> Path:
     Raises:
         UserError: it holds something, or nothing can be written there.
     """
-    from ..training.run import NAME, fresh_name
+    from ..training.run import fresh_name, refuse_name
 
-    if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
+    refuse_name(name)
     folder = Path(out) if out else Path("runs") / f"eval-{name or fresh_name()}"
     try:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):

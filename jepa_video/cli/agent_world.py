@@ -70,15 +70,14 @@ def _refuse(parser: Any, config: Any) -> None:
 
 def _name(config: Any) -> str:
     """The name of the agent's run, by which that of its world model is found again."""
-    from ..training.run import NAME, Run, fresh_name, taken
+    from ..training.run import Run, fresh_name, refuse_name, taken
     from .launch import job_name
     from .training_job import main_process
 
     if not main_process() and "JEPA_VIDEO_RUN" in os.environ:  # rank 0 began this process
         return Path(os.environ["JEPA_VIDEO_RUN"]).name
     name = job_name(config.name) or fresh_name()
-    if not NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
+    refuse_name(name)
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if main_process() and not requeued and (Path(config.runs) / name).exists():
         raise UserError(taken(Run(Path(config.runs) / name)))

@@ -129,6 +129,16 @@ def fresh_name() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.choice(_WORDS.split())}"
 
 
+def refuse_name(name: str | None) -> None:
+    """Say it where a name could not be that of one folder.
+
+    Raises:
+        UserError: what it may have.
+    """
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
+
+
 def create_run(runs: Path, name: str | None = None) -> Run:
     """A new, empty run folder under `runs`.
 
@@ -139,8 +149,7 @@ def create_run(runs: Path, name: str | None = None) -> Run:
     Raises:
         UserError: where the name is taken, is not a plain name, or the folder cannot be made.
     """
-    if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
+    refuse_name(name)
     with _plain_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         while True:
@@ -173,9 +182,11 @@ def cleared(run: Run) -> None:
     """Remove what a run that was killed before its first checkpoint has left.
 
     Raises:
-        UserError: where another process is at work on it.
+        UserError: where it is no run, or another process is at work on it.
     """
     if run.path.exists():
+        if not run.checkpoints.is_dir():  # somebody else's folder
+            raise UserError(taken(run))
         with only_writer(run):
             pass
         shutil.rmtree(run.path, ignore_errors=True)  # who held it may have left nothing

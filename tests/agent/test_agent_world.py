@@ -95,6 +95,16 @@ def test_a_world_model_that_was_killed_before_its_first_checkpoint_begins_anew(r
     assert told["steps"] == 3
 
 
+def test_a_folder_of_somebody_elses_is_not_removed_for_it(
+    root: Path, capsys: pytest.CaptureFixture[str]
+):
+    (root / "mine-world").mkdir()
+    (root / "mine-world" / "thesis.txt").write_text("years of work")
+    assert main(words(root, "mine")) == 2
+    assert "mine-world exists and has no step yet; choose another" in capsys.readouterr().err
+    assert (root / "mine-world" / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_rank_that_ends_well_after_a_signal_does_not_wait_for_the_others(tmp_path: Path):
     """Rank 0 alone tells the code of the signal, and writes nothing that could be waited for."""
     code = (
