@@ -81,7 +81,8 @@ class ShortTermMemory:
         self._values = torch.zeros(*slots, value, device=device)
         self._times, self._order = torch.zeros(2, *slots, dtype=torch.long, device=device)
         self._filled = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._rows = 0  # written so far: tells which of two rows of one write is older
+        self._rows = 0  # put so far: tells which of two rows of one write is older
+        self._written = 0  # rows that were given so far
 
     @property
     def filled(self) -> Tensor:
@@ -97,6 +98,11 @@ class ShortTermMemory:
     def values(self) -> Tensor:
         """`B M V`; what stands in an empty slot means nothing."""
         return self._values[:, : self.capacity]
+
+    @property
+    def used(self) -> int:
+        """Slots that anything was ever written to: the first ones, of which some may be empty."""
+        return min(self._written, self.capacity)
 
     @property
     def age(self) -> Tensor:
@@ -133,6 +139,7 @@ class ShortTermMemory:
         known = rows & (gap <= SAME**2)
         last = rows & ~_again(keys, rows)
         self.clock += 1
+        self._written += keys.shape[1]
         old, there = self._at(self._values, slot), self._at(self._keys, slot)
         self._put(slot, known & last, there, torch.lerp(old, values, share))
         slot, kept = self._room(last & ~known)
@@ -222,8 +229,12 @@ class Moments:
 
     @property
     def times(self) -> Tensor:
-        """The times that are remembered, `B M`, -1 in empty slots."""
-        return self.store.keys[..., 0].masked_fill(~self.store.filled, -1.0).long()
+        """The times that are remembered, `B M'`, -1 in empty slots.
+
+        Here and below M' is how many slots were ever written to: an episode begins with few.
+        """
+        keys, filled = self.store.keys[:, : self.store.used, 0], self.store.filled
+        return keys.masked_fill(~filled[:, : self.store.used], -1.0).long()
 
     def write(self, time: int, state: Tensor, action: Tensor, cost: Tensor) -> None:
         """Write the moment `time`: states `B P D`, actions `B A`, costs `B`."""
@@ -236,11 +247,12 @@ class Moments:
         return self._parted(told.values, told.found)
 
     def held(self) -> Moment:
-        """All slots, in no order: `found` tells the filled ones."""
-        return self._parted(self.store.values, self.store.filled)
+        """What the slots hold, `B M'`, in no order: `found` tells the filled ones."""
+        used = self.store.used
+        return self._parted(self.store.values[:, :used], self.store.filled[:, :used])
 
     def after(self, now: Tensor) -> Tensor:
-        """The first n numbers of states after all slots, `B M n`; after the last moment `now`.
+        """The first n numbers of the states after these, `B M' n`; after the last moment `now`.
 
         Args:
             now: the same numbers of the present, `B n`.
@@ -250,7 +262,7 @@ class Moments:
         held = self.times.gather(1, order)
         known = (self.times.gather(1, next_) == held + 1) & (held >= 0)
         slot = order.scatter(1, order, torch.where(known, next_, -1))  # each slot's successor
-        state = self.store.values[..., : now.shape[1]]
+        state = self.store.values[:, : self.store.used, : now.shape[1]]
         rows = slot.clamp_min(0)[..., None].expand_as(state)
         return torch.where((slot >= 0)[..., None], state.gather(1, rows), now[:, None])
 

@@ -62,8 +62,7 @@ class Perception:
             shown.append(self.scene.complete(torch.from_numpy(np.ascontiguousarray(last))).numpy())
         new = [self._tensor(part) for part in shown]
         before = [old[:, 1:] for old in self.seen] or [self._still(part)[:, 1:] for part in new]
-        pairs = zip(before, new, strict=True)
-        self.seen = [torch.cat((old, part[:, None]), 1) for old, part in pairs]
+        self.seen = [_after(old, part) for old, part in zip(before, new, strict=True)]
         return self._encode(self.seen, own)
 
     def picture(self, pixels: Array, own: Array | None = None) -> Tensor:
@@ -94,6 +93,11 @@ class Perception:
             felt = torch.from_numpy(own).to(self.device)[:, None]
             felt = felt.repeat(1, self.world.encoder.frames, 1)
         return self.world.encode(shown[0], felt, *shown[1:])[:, -1]
+
+
+def _after(old: Tensor, new: Tensor) -> Tensor:
+    """Frames `B K-1 C H W` and the new one `B C H W`, a copy in the order in which it lies."""
+    return torch.cat((old, new[:, None]), 1) if old.shape[1] else new[:, None].clone()
 
 
 def shown(observation: Any) -> tuple[Array, Array | None]:

@@ -346,7 +346,7 @@ class VideoClips(Dataset[Item | Dropped]):
                 pass  # PyAV's turn
         if frames is None:
             frames = read_clip(path, places, backend="pyav", timeout=self.timeout)
-        return shrink(frames, self.settings.size, self.settings.fit)
+        return shrink(frames, self.settings.size, self.settings.fit).contiguous()
 
 
 def collate(items: Sequence[Item | Dropped]) -> dict[str, Any]:

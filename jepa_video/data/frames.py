@@ -46,7 +46,10 @@ class FrameCache:
 
 
 def shrink(frames: Frames, size: int, fit: str = "crop") -> Tensor:
-    """Frames `T H W 3` -> uint8 `T 3 size size`, antialiased; `crop` takes the middle square."""
+    """Frames `T H W 3` -> uint8 `T 3 size size`, antialiased; `crop` takes the middle square.
+
+    Colours lie side by side still, and nothing is copied where the size is right already.
+    """
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     if fit == "crop":
         height, width = video.shape[-2:]
@@ -55,4 +58,4 @@ def shrink(frames: Frames, size: int, fit: str = "crop") -> Tensor:
         video = video[..., top : top + side, left : left + side]
     if video.shape[-2:] != (size, size):
         video = F.interpolate(video, (size, size), mode="bilinear", antialias=True)
-    return video.contiguous()
+    return video

@@ -20,7 +20,11 @@ def normalise(video: Tensor) -> Tensor:
     """`B T C H W` uint8 (or float in 0..255) to `B C T H W` float with zero mean and unit scale."""
     mean = torch.tensor(MEAN, device=video.device)[:, None, None] * 255.0
     std = torch.tensor(STD, device=video.device)[:, None, None] * 255.0
-    return (video - mean).div_(std).transpose(1, 2)
+    # Frames keep the order in which they lie. As large as one, and in that order, mean and scale
+    # take a fifth of the time where the colours of a pixel lie side by side.
+    whole = video.to(torch.promote_types(video.dtype, torch.float32), copy=True)
+    each = torch.empty_like(whole[:1, :1]) if len(video) else whole
+    return whole.sub_(each.copy_(mean)).div_(each.copy_(std)).transpose(1, 2)
 
 
 def crop(video: Tensor, boxes: Tensor, size: int) -> Tensor:

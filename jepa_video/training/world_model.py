@@ -225,8 +225,8 @@ class WorldModel(L.LightningModule):
         k = self.encoder.frames
         parts = [video] if scene is None else [video, scene]
         parts = parts if self.state.apart else parts[-1:]
-        clips = torch.cat([part.unfold(1, k, 1) for part in parts])  # B T' C H W K, once or twice
-        clips = clips.permute(0, 1, 5, 2, 3, 4)
+        cut = [part.unfold(1, k, 1) for part in parts]  # B T' C H W K, once or twice
+        clips = (torch.cat(cut) if len(cut) > 1 else cut[0]).permute(0, 1, 5, 2, 3, 4)
         learns = torch.is_grad_enabled() and not self.settled
         with torch.set_grad_enabled(learns and self.trained):
             tokens = self.encoder(normalise(clips.flatten(0, 1)))

@@ -196,6 +196,8 @@ def test_moments_are_told_by_their_time_and_know_what_came_after_each():
     states, actions, costs = draws(9, 2, 1, 3), draws(9, 2, 2, seed=1), draws(9, 2, seed=2)
     for time in range(9):
         moments.write(time, states[time], actions[time], costs[time])
+        # No more slots are looked at than were ever written to.
+        assert moments.held().found.tolist() == [[True] * min(time + 1, 5)] * 2
     assert moments.times.sort(1).values.tolist() == [[4, 5, 6, 7, 8]] * 2
     told = moments.read(torch.tensor([[6, 2], [8, 4]]))
     assert told.found.tolist() == [[True, False], [True, True]]

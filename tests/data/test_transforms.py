@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from jepa_video.data.transforms import MEAN, STD, Augment, centre, crop, normalise
@@ -17,6 +18,15 @@ def test_normalise_is_the_published_one():
         :, None, None
     ]
     torch.testing.assert_close(normalise(v), expected.transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_normalised_frames_do_not_depend_on_the_order_in_which_they_lie(kind):
+    v = video(2, 3, 8).to(kind)
+    beside = v.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)  # colours side by side
+    before = beside.clone()
+    assert torch.equal(normalise(beside), normalise(v)) and torch.equal(beside, before)
+    assert normalise(beside).stride()[1] == 1
 
 
 def test_every_frame_of_a_clip_gets_the_same_augmentation():
