@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from ..data.episodes import Trajectory
 from ..envs.base import BatchEnv
@@ -81,6 +84,7 @@ class Row:
         crashes: how often the environment failed in it and was started again.
         solved, low, high: share of `rounds.tasks` that mode 1 solves, with Wilson's 95 % interval.
         total: mean return of mode 1 on them.
+        error: its standard error; not a number in tables of earlier versions.
     """
 
     round: int
@@ -92,6 +96,7 @@ class Row:
     low: float
     high: float
     total: float
+    error: float = math.nan
 
 
 class Field:
@@ -165,7 +170,7 @@ class Field:
         return (begin, int(solved)) if solved > begin else (0, 0)
 
     def judged(self, agent: Path, device: str) -> dict[str, float]:
-        """Share of the tasks that mode 1 solves with its interval, and its mean return."""
+        """Share of the tasks that mode 1 solves, its interval, and the mean return with its error."""
         # Layouts that memory does not have.
         env = self._make(min(self.rounds.tasks, _TOGETHER), "scenes")
         try:
@@ -176,8 +181,10 @@ class Field:
             env.close()
         solved = sum(trial.success for trial in found)
         share = wilson(solved, len(found))
-        total = sum(trial.total for trial in found) / len(found)
-        return {"solved": share.value, "low": share.low, "high": share.high, "total": total}
+        totals = np.array([trial.total for trial in found])
+        error = totals.std(ddof=1) / len(totals) ** 0.5 if len(totals) > 1 else math.nan
+        told = {"solved": share.value, "low": share.low, "high": share.high}
+        return told | {"total": float(totals.mean()), "error": float(error)}
 
     def _make(self, batch: int, *without: str) -> BatchEnv:
         settings = {name: value for name, value in self.settings.items() if name not in without}
@@ -226,5 +233,5 @@ def round_words(row: Row, goal: bool) -> str:
         what = "before rounds"
     failed = f"; the environment crashed {row.crashes} times" if row.crashes else ""
     if not goal:
-        return f"{what}; return of mode 1 {row.total:.1f}{failed}"
+        return f"{what}; return of mode 1 {row.total:.1f} (error {row.error:.1f}){failed}"
     return f"{what}; mode 1 solves {row.solved:.1%} ({row.low:.1%} to {row.high:.1%}){failed}"

@@ -101,6 +101,7 @@ class AgentJob(TrainingJob):
         chart = self.made.learn.finer if isinstance(self.module.critic, Chart) else 0
         self.mind = replace(mind, reach=reach, ways=self.module.ways, chart=chart)
         self.module.to(self.device).measure(self.data.bank)
+        self.remembered = len(self.data.bank)
         self.field: Field | None = None
         if self.made.rounds.count:
             self.field = Field(facts.env, facts.settings, self.made.rounds, self.config.seed)
@@ -294,6 +295,7 @@ class AgentJob(TrainingJob):
         if self.field is not None:
             self._judge(self.field, run, run.path, len(rounds))
             told["rounds"] = Table(run.path / TABLE).told()
+            told["memory_steps"] = self.remembered
         run.update_summary(**self.facts(parts), **told, doubt=doubt, status="finished")
         attempt("the report", lambda: write_report(run.path))
         minutes = (time.monotonic() - started) / 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -281,10 +282,27 @@ def agent_rounds(files: RunFiles) -> str:
         for row in rows
     ]
     crashes = sum(row["crashes"] for row in rows)
-    parts = [f'<p class="lead">{escape(lead)}</p>', table(heads, told)]
+    parts = [f'<p class="lead">{escape(lead)}</p>', _rounds_chart(files), table(heads, told)]
     if crashes:
         parts.append(f"<p>The environment crashed {crashes} times and was started again.</p>")
     return section("rounds", "Rounds", *parts)
+
+
+def _rounds_chart(files: RunFiles) -> str:
+    """What mode 1 reaches against all steps that were learned from, memory's and its own."""
+    told = files.summary or {}
+    rows, before = told["rounds"], told.get("memory_steps") or 0
+    goal = bool((told.get("cost") or {}).get("goal"))
+    steps = [before + row["env_steps"] for row in rows]
+    if goal:
+        title, values = "Share that mode 1 solves", [row["solved"] for row in rows]
+        errors = [(row["high"] - row["low"]) / 4 for row in rows]
+    else:
+        title, values = "Return of mode 1", [row["total"] for row in rows]
+        errors = [row.get("error") or math.nan for row in rows]  # earlier tables have none
+    remark = f"The first {before:,} steps are memory's. The band is of two standard errors."
+    line = Series("mode 1", steps, values, errors)
+    return line_chart(title, [line], remark, unit="environment step")
 
 
 def agent_use(files: RunFiles) -> str:

@@ -159,7 +159,7 @@ def test_one_that_crashes_again_and_again_is_told_in_a_sentence(frail, tmp_path:
 
 
 def test_a_row_of_the_table_is_read_as_it_was_written_and_replaces_what_came_after(tmp_path: Path):
-    rows = [Row(n, 10 * n, 4, 0.1 * n, 0, 0.5, 0.25, 0.75, -1.5) for n in range(3)]
+    rows = [Row(n, 10 * n, 4, 0.1 * n, 0, 0.5, 0.25, 0.75, -1.5, 0.5) for n in range(3)]
     table = Table(tmp_path / "rounds.csv")
     for row in rows:
         table.put(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -219,14 +220,25 @@ def test_a_fault_is_told_and_passed_over(capsys):
     assert "the pictures could not be made (ZeroDivisionError" in capsys.readouterr().err
 
 
+def drawings(run):
+    """What the charts of a page are called for those who do not see them."""
+    return " | ".join(re.findall('aria-label="([^"]*)"', (run / "report.html").read_text()))
+
+
 def test_the_page_of_an_agent_tells_of_its_rounds(tmp_path):
     row = dict(round=0, env_steps=0, gathered=0, gathered_solved=0.0, crashes=0, solved=0.25)
     row |= dict(low=0.1, high=0.4, total=0.25)
     later = row | dict(round=1, env_steps=9600, gathered=192, gathered_solved=0.875, crashes=2)
     later |= dict(solved=0.5)
-    told = AGENT | {"rounds": [row, later]}
+    told = AGENT | {"rounds": [row, later], "memory_steps": 1000, "cost": {"goal": 1.0}}
     page = page_of(fabricate(tmp_path / "runs" / "a", told, AGENT_CONFIG))
     assert page.faults == []
+    drawn = "goes from 0.250 at environment step 1,000 to 0.500 at environment"
+    assert f"Share that mode 1 solves: mode 1 {drawn}" in drawings(tmp_path / "runs" / "a")
+    paid = [row | {"total": -9.0, "error": 0.5}, later | {"total": -3.0, "error": 0.5}]
+    other = told | {"rounds": paid, "cost": {"reward": 1.0}}
+    page_of(fabricate(tmp_path / "runs" / "c", other, AGENT_CONFIG))
+    assert "Return of mode 1: mode 1 goes from -9.00 at" in drawings(tmp_path / "runs" / "c")
     for words in ("9,600", "192", "87.5%", "25.0% (10.0% to 40.0%)", "50.0%", "crashed 2 times"):
         assert words in page.text, words
     without = page_of(fabricate(tmp_path / "runs" / "b", AGENT, AGENT_CONFIG))
