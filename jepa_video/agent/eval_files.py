@@ -22,7 +22,7 @@ from jepa_video.agent.eval_pictures import (
     choose_shown,
     draw_sheet,
     plans,
-    scene_of,
+    replayed,
     write_film,
 )
 from jepa_video.agent.evaluate import Evaluation
@@ -60,7 +60,7 @@ def write_evaluation(
     which = choose_shown(filmed, tells)
     zones = [*told.get("zones", ()), *told.get("watched", ())]
     boxes = [(zone["low"], zone["high"]) for zone in zones]
-    scenes = [(row.name, scene_of(make, found.tasks, row, which, tells, boxes)) for row in drawn]
+    scenes = [(row.name, replayed(make, found.tasks, row, which, tells, boxes)) for row in drawn]
     draw_sheet(scenes, paths["sheet"])
     shown = next(scene for name, scene in scenes if name == filmed.name)
     summary["drawn"] = "ways" if shown.places else "times"

@@ -42,7 +42,7 @@ Box = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Scene:
+class Replayed:
     """Episodes of one row, ready to be drawn.
 
     Args:
@@ -103,26 +103,26 @@ def choose_shown(row: Row, tells_success: bool, count: int = SHOWN) -> list[int]
     return chosen + solved[: count - len(chosen)]
 
 
-def scene_of(
+def replayed(
     make: Make,
     tasks: Tasks,
     row: Row,
     which: Sequence[int],
     tells: bool,
     boxes: Sequence[Box] = (),
-) -> Scene:
+) -> Replayed:
     """Take the actions of some episodes of a row again."""
     env = make(len(which))
     trials = [row.played[0].trials[i] for i in which]
     chosen = tasks.chosen(which)
     frames, first = replay(env, replace(chosen, via=None), trials)
-    return Scene(env, trials, frames, first.get("goal"), tells, chosen.via, boxes)
+    return Replayed(env, trials, frames, first.get("goal"), tells, chosen.via, boxes)
 
 
 # The sheet
 
 
-def draw_sheet(rows: Sequence[tuple[str, Scene]], path: Path) -> None:
+def draw_sheet(rows: Sequence[tuple[str, Replayed]], path: Path) -> None:
     """A line of episodes for each row; a column is the same episode."""
     lines = [_sheet_line(name, scene) for name, scene in rows]
     head, foot = _heads(rows[0][1]), _legend([scene for _, scene in rows], lines[0].shape[1])
@@ -130,13 +130,13 @@ def draw_sheet(rows: Sequence[tuple[str, Scene]], path: Path) -> None:
     Image.fromarray(sheet).save(path, optimize=True)
 
 
-def _heads(scene: Scene) -> Array:
+def _heads(scene: Replayed) -> Array:
     parts = [_words("", LEFT)]
     parts += [_words(f"seed {trial.seed}", _width(scene), SOFT) for trial in scene.trials]
     return _beside(parts)
 
 
-def _legend(scenes: Sequence[Scene], width: int) -> Array:
+def _legend(scenes: Sequence[Replayed], width: int) -> Array:
     """What the colours are, of those that were drawn."""
     first = scenes[0]
     told = [("from left to right and down: frames", INK)]
@@ -171,7 +171,7 @@ def _planned(trial: Trial, time: int) -> bool:
     return bool(trial.imagined) and trial.modes[time] == "mode2"
 
 
-def _sheet_line(name: str, scene: Scene) -> Array:
+def _sheet_line(name: str, scene: Replayed) -> Array:
     parts = []
     for i, trial in enumerate(scene.trials):
         picture = _ways(scene, i) if scene.places else _times(scene, i)
@@ -179,7 +179,7 @@ def _sheet_line(name: str, scene: Scene) -> Array:
     return _beside([_name(name, len(parts[0])), *parts])
 
 
-def _ways(scene: Scene, i: int) -> Array:
+def _ways(scene: Replayed, i: int) -> Array:
     """The way of an episode, its goal and its first plan, over the first picture and the last."""
     trial = scene.trials[i]
     ground = np.maximum(scene.frames[i][0], scene.frames[i][-1] // 2)
@@ -193,7 +193,7 @@ def _ways(scene: Scene, i: int) -> Array:
     return np.asarray(image)
 
 
-def _times(scene: Scene, i: int) -> Array:
+def _times(scene: Replayed, i: int) -> Array:
     """Frames from first to last, by lines, and the goal where there is one."""
     frames, side = scene.frames[i], _width(scene)
     count = GRID * GRID - (scene.goals is not None)
@@ -208,7 +208,7 @@ def _times(scene: Scene, i: int) -> Array:
     return np.asarray(tile)
 
 
-def _result(scene: Scene, trial: Trial) -> Array:
+def _result(scene: Replayed, trial: Trial) -> Array:
     told = f"return {trial.total:.4g}"
     if not scene.tells_success:
         return _words(told, _width(scene))
@@ -222,21 +222,21 @@ def _result(scene: Scene, trial: Trial) -> Array:
 # The film
 
 
-def film(scene: Scene) -> Array:
+def film(scene: Replayed) -> Array:
     """Episodes side by side, uint8 `T H W 3`; one that has ended stands still."""
     longest = max(trial.steps for trial in scene.trials)
     pictures = [_moment(scene, time) for time in range(longest + 1)]
     return np.stack(pictures + pictures[-1:] * HOLD)
 
 
-def write_film(scene: Scene, path: Path) -> int:
+def write_film(scene: Replayed, path: Path) -> int:
     """Write the film and return how many pictures it has."""
     pictures = film(scene)
     write_video(path, pictures, FPS)
     return len(pictures)
 
 
-def _moment(scene: Scene, time: int) -> Array:
+def _moment(scene: Replayed, time: int) -> Array:
     tiles = [_tile(scene, i, time) for i in range(len(scene.trials))]
     across = -(-len(tiles) // 2) if len(tiles) > 3 else len(tiles)
     blank = np.full_like(tiles[0], PAPER)
@@ -248,7 +248,7 @@ def _moment(scene: Scene, time: int) -> Array:
     return even
 
 
-def _tile(scene: Scene, i: int, time: int) -> Array:
+def _tile(scene: Replayed, i: int, time: int) -> Array:
     trial = scene.trials[i]
     now = min(time, trial.steps)
     picture = scene.frames[i][now]
@@ -268,7 +268,7 @@ def _tile(scene: Scene, i: int, time: int) -> Array:
     return np.concatenate([np.asarray(image), _caption(scene, trial, time)])
 
 
-def _shining(scene: Scene, i: int, picture: Array, plan: Array | None) -> Array:
+def _shining(scene: Replayed, i: int, picture: Array, plan: Array | None) -> Array:
     """Where ways cannot be drawn: the end of the plan, faint and in its colour."""
     paint: Any = getattr(scene.env, "paint", None)
     if plan is None or scene.places or paint is None:
@@ -276,7 +276,7 @@ def _shining(scene: Scene, i: int, picture: Array, plan: Array | None) -> Array:
     return _through(picture, paint(plan[-1:].astype(np.float64), np.array([i]))[0], PLAN)
 
 
-def _with_goal(scene: Scene, i: int, picture: Array) -> Array:
+def _with_goal(scene: Replayed, i: int, picture: Array) -> Array:
     """What of sub-goals' pictures is not in the goal's; and the goal's, where a ring cannot say it.
 
     That is where several things have places; all of them are faint.
@@ -295,7 +295,7 @@ def _through(picture: Array, other: Array, colour: tuple[int, int, int]) -> Arra
     return np.asarray(np.maximum(picture, faint.astype(np.uint8)))
 
 
-def _caption(scene: Scene, trial: Trial, time: int) -> Array:
+def _caption(scene: Replayed, trial: Trial, time: int) -> Array:
     if time >= trial.steps:
         return _result(scene, trial)
     mode = f"  {trial.modes[time]}" if trial.modes else ""
@@ -316,7 +316,7 @@ def _inset(image: Image.Image, goal: Array, side: int, place: tuple[int, int]) -
 class _Pen:
     """Draws states into an enlarged picture."""
 
-    def __init__(self, image: Image.Image, scene: Scene) -> None:
+    def __init__(self, image: Image.Image, scene: Replayed) -> None:
         self.draw, self.scene = ImageDraw.Draw(image), scene
 
     def line(self, states: Array, colours: Sequence[tuple[int, int, int]]) -> None:
@@ -347,12 +347,12 @@ class _Pen:
         return np.asarray((points + 0.5) * self.scene.scale)
 
 
-def _enlarged(scene: Scene, picture: Array) -> Array:
+def _enlarged(scene: Replayed, picture: Array) -> Array:
     large: Array = picture.repeat(scene.scale, axis=0).repeat(scene.scale, axis=1)
     return large
 
 
-def _width(scene: Scene) -> int:
+def _width(scene: Replayed) -> int:
     return int(scene.frames[0].shape[1]) * scene.scale
 
 

@@ -43,7 +43,7 @@ class Field(NamedTuple):
     about: Tensor
 
 
-class Scene(NamedTuple):
+class Looked(NamedTuple):
     """What the ground was looked at in, for each environment.
 
     Attributes:
@@ -54,7 +54,7 @@ class Scene(NamedTuple):
     cells: Tensor
     spot: Tensor
 
-    def other(self, now: Scene) -> Tensor:
+    def other(self, now: Looked) -> Tensor:
         """Whether the map shows something else by now, bool `B`."""
         high, wide = self.cells.shape[1:3]
         y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
@@ -87,12 +87,12 @@ class Kept:
     """The ground and the fields of the environments of an agent, in one episode."""
 
     def __init__(self) -> None:
-        self._begun: tuple[Scene, Asked, Ground, Field] | None = None
+        self._begun: tuple[Looked, Asked, Ground, Field] | None = None
         self.age = torch.zeros(0)
 
     def of(self, chart: Chart, states: Tensor, goals: Tensor, met: Met | None) -> Field:
         """The field of states `B P D` and goals `B 1 2`, looked at anew where it has to be."""
-        scene, asked = scene_of(chart, states), asked_of(goals, met)
+        scene, asked = looked_at(chart, states), asked_of(goals, met)
         if self._begun is None or len(self.age) != len(states):
             ground = chart.ground(states)
             self._begun = scene, asked, ground, chart.field(ground, goals, met)
@@ -106,7 +106,7 @@ class Kept:
         if look.any():
             which = torch.nonzero(look)[:, 0]
             ground = put(which, ground, chart.ground(states[which]))
-            seen = Scene(*put(which, seen, rows_of(scene, which)))
+            seen = Looked(*put(which, seen, rows_of(scene, which)))
             self.age = self.age.masked_fill(look, 0)
         if anew.any():
             which = torch.nonzero(anew)[:, 0]
@@ -129,12 +129,12 @@ def put(which: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
     return tuple(a.index_copy(0, which, b) for a, b in zip(old, new, strict=True))
 
 
-def scene_of(chart: Chart, states: Tensor) -> Scene:
+def looked_at(chart: Chart, states: Tensor) -> Looked:
     """What `Chart.ground` is told of."""
     flat = states.flatten(1)
     cells = flat[:, chart.aim :].view(len(flat), *chart.tokens, -1)
     spot = chart.spots(flat[:, : chart.aim]) * chart.tokens[0] / chart.size[0]
-    return Scene(cells / chart.std[:, 0, 0], spot)
+    return Looked(cells / chart.std[:, 0, 0], spot)
 
 
 def asked_of(goals: Tensor, met: Met | None) -> Asked:

@@ -170,7 +170,7 @@ class Field:
         return (begin, int(solved)) if solved > begin else (0, 0)
 
     def judged(self, agent: Path, device: str) -> dict[str, float]:
-        """Share of the tasks that mode 1 solves, its interval, and the mean return with its error."""
+        """Share of the tasks that mode 1 solves, its interval, the mean return and its error."""
         # Layouts that memory does not have.
         env = self._make(min(self.rounds.tasks, _TOGETHER), "scenes")
         try:

@@ -31,7 +31,7 @@ PATIENCE: Final = 30.0  # seconds after which fewer will do
 Progress = Callable[[int, int], None]
 
 
-class Explanation(Protocol):
+class Account(Protocol):
     """What a policy says of its last decisions; of it an evaluation reads this much.
 
     `mode` names the mode of each of B decisions. `imagined` is the plan as states of the
@@ -46,7 +46,7 @@ class Explanation(Protocol):
 class Explains(Protocol):
     """A policy that can say what its last decisions were made of."""
 
-    def explain(self) -> Explanation:
+    def explain(self) -> Account:
         """Of the last call of `act`."""
 
 
@@ -297,7 +297,7 @@ class _Log:
         self.imagined: list[list[Array]] = [[] for _ in range(count)]
         self.total = np.zeros(count)
 
-    def explained(self, told: Explanation | None, alive: Array) -> None:
+    def explained(self, told: Account | None, alive: Array) -> None:
         if told is None:
             return
         for i in map(int, np.flatnonzero(alive)):

@@ -33,7 +33,7 @@ from ..evaluation.attempt import attempt
 from ..evaluation.report import write_report
 from ..interop.files import read_json
 from ..training.checkpoints import newest_checkpoint
-from ..training.foresight import stride
+from ..training.foresight import step_length
 from ..training.pretrain import Parts, millions, prepare
 from ..training.run import Run, checkpoints_of, write_whole
 from ..training.stops import StopRequests
@@ -86,7 +86,7 @@ class AgentJob(TrainingJob):
         self._of_one_kind(episodes.facts)
         mind = self._asked(memory)
         encoded(self.world.to(self.device), episodes, self.data.bank, self.device)
-        reach = stride(map(self.world.state.moving, self.data.bank.states))
+        reach = step_length(map(self.world.state.moving, self.data.bank.states))
         if reach is None:
             raise UserError(
                 f"to {self.config.checkpoint} all of {self.data.root} looks the same: its states "

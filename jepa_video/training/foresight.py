@@ -157,7 +157,7 @@ def foresight(
         spread=float(sample.std(0).mean()),
         width=module.state.aim,
         reward=_explained(*torch.cat(rewards, 1)),
-        reach=stride(strides),
+        reach=step_length(strides),
     )
 
 
@@ -174,7 +174,7 @@ def _explained(told: Tensor, truth: Tensor) -> float | None:
     return float(1 - (told - truth).square().mean() / variance) if variance > 1e-12 else None
 
 
-def stride(paths: Iterable[Tensor]) -> float | None:
+def step_length(paths: Iterable[Tensor]) -> float | None:
     """The median distance of states two steps apart where something moved, of paths `T d`.
 
     The distance in which a goal counts as reached: an agent that steps cannot do much better. Paths

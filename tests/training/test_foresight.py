@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jepa_video.models.latent import DiscreteLatent
-from jepa_video.training.foresight import Foresight, foresight, stride
+from jepa_video.training.foresight import Foresight, foresight, step_length
 from jepa_video.training.world_model import WorldModel
 from tests.agent.tiny_agent import Moving, batch, facts, world
 
@@ -124,15 +124,15 @@ def test_a_real_world_model_goes_through_and_is_judged_as_it_is_used():
 def test_the_stride_is_the_median_of_two_steps_that_moved():
     path = torch.tensor([0.0, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.5])[:, None]
     # Two steps apart: 2 3 2 0 0 0 0 0.5; what stands still is no step.
-    assert stride([path]) == 2.0
+    assert step_length([path]) == 2.0
     straight = torch.arange(9.0)[:, None].expand(-1, 6)
-    assert stride([straight]) == pytest.approx(2 * 6**0.5)
-    assert stride([straight[:2], straight[:1]]) == pytest.approx(6**0.5)
+    assert step_length([straight]) == pytest.approx(2 * 6**0.5)
+    assert step_length([straight[:2], straight[:1]]) == pytest.approx(6**0.5)
 
 
 @pytest.mark.parametrize("paths", [[torch.zeros(5, 2)], [torch.randn(1, 2)], []])
 def test_where_nothing_moved_there_is_no_stride(paths):
-    assert stride(paths) is None
+    assert step_length(paths) is None
 
 
 def test_figures_leave_out_what_is_not_known():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from jepa_video.energies.health import verdict_of_states
 from jepa_video.training.callbacks import HeldOut
-from jepa_video.training.foresight import foresight, look_ahead, stride
+from jepa_video.training.foresight import foresight, look_ahead, step_length
 from jepa_video.training.logs import CsvLog, read_metrics
 from jepa_video.training.world_model import WorldModel
 from jepa_video.training.world_watch import WorldWatch
@@ -154,6 +154,6 @@ def test_the_judgement_follows_the_figures(rank, spread, over, state, word):
 
 def test_a_stride_is_two_steps_of_what_moves():
     line = torch.arange(6.0)[:, None] * torch.tensor([[3.0, 4.0]])
-    assert stride([line]) == 10.0
-    assert stride([line[:2]]) == 5.0
-    assert stride([line, torch.zeros(50, 2)]) == 10.0
+    assert step_length([line]) == 10.0
+    assert step_length([line[:2]]) == 5.0
+    assert step_length([line, torch.zeros(50, 2)]) == 10.0
