@@ -308,8 +308,8 @@ class WorldCost:
             imagined steps that no step of memory is as long as, such as through a wall. A `Chart`
             counts them among its steps where memory notes what stops the agent.
         discount: of each step.
-        final: weight of the intrinsic cost at the last step beside its share, where there is no
-            critic.
+        final: weight of the last state's intrinsic cost beside its share, where nobody judges what
+            comes after or a plan's end is its end for ever; what an action costs is paid once.
         word: what the critic's counts, where it is one of values.
     """
 
@@ -348,9 +348,13 @@ class WorldCost:
         """
         horizon, now = actions.shape[2], state.known[:, -1]
         shares = self.discount ** torch.arange(horizon, device=future.device, dtype=future.dtype)
-        shares[-1] += self.final
+        # A state may last; what an action costs is paid once.
+        stays = shares + self.final * (torch.arange(horizon, device=future.device) == horizon - 1)
         terms = self.intrinsic.terms(future, actions, task)
-        told = {name: (value * shares).sum(-1) for name, value in terms.items()}
+        told = {
+            name: (value * (shares if name == "effort" else stays)).sum(-1)
+            for name, value in terms.items()
+        }
         if isinstance(self.critic, Ways):
             told |= self._ways(self.critic, state, future, task)
         elif self.critic is not None:

@@ -177,7 +177,8 @@ def test_a_plan_costs_what_a_loop_over_its_steps_adds_up(final, with_critic):
                 here = Task(goal[b : b + 1], task.weights)
                 felt = float(intrinsic(state[None], actions[b, s, k][None], here))
                 total += discount**k * felt
-            total += final * felt
+            # What the last action costs is paid once, whatever the last state weighs.
+            total += final * float(intrinsic(state[None], actions[b, s, -1][None] * 0, here))
             if critic is not None:
                 total += discount**horizon * float(critic(state[None], goal[b : b + 1]))
             assert float(told[b, s]) == pytest.approx(total, rel=1e-5)
