@@ -84,6 +84,8 @@ class AgentJob(TrainingJob):
         memory = facts.memory if self.config.memory is None else self.config.memory
         episodes = self.data.open(self.world.encoder.image, completion(memory))
         self._of_one_kind(episodes.facts)
+        # It plays where its memory is from: rounds go there, and the line on screen names that.
+        self.place = episodes.facts if episodes.facts.env else facts
         mind = self._asked(memory)
         encoded(self.world.to(self.device), episodes, self.data.bank, self.device)
         reach = step_length(map(self.world.state.moving, self.data.bank.states))
@@ -104,7 +106,9 @@ class AgentJob(TrainingJob):
         self.remembered = len(self.data.bank)
         self.field: Field | None = None
         if self.made.rounds.count:
-            self.field = Field(facts.env, facts.settings, self.made.rounds, self.config.seed)
+            self.field = Field(
+                self.place.env, self.place.settings, self.made.rounds, self.config.seed
+            )
 
     def _asked(self, memory: int) -> Mind:
         """The agent as it is asked for; its reach is told by memory.
@@ -113,7 +117,7 @@ class AgentJob(TrainingJob):
             UserError: settings that do not go together.
         """
         facts, learn, search = self.world.facts, self.made.learn, self.made.search
-        goal, norm = _of_environment(facts.env, facts.settings)
+        goal, norm = _of_environment(self.place.env, self.place.settings)
         norm = self._norm(norm)
         planner_of(search, facts.action_size, facts.discrete, norm)  # says what is wrong
         weights = self.config.cost or {"goal" if goal else "reward": 1.0}
@@ -265,8 +269,8 @@ class AgentJob(TrainingJob):
             "kind": "agent",
             "steps": parts.trainer.global_step,
             "seed": self.config.seed,
-            "env": self.world.facts.env,
-            "settings": self.world.facts.settings,
+            "env": self.place.env,
+            "settings": self.place.settings,
             "states_per_second": pairs,
             "data_wait": wait,
             "episodes": len(self.data.bank.states),
@@ -302,8 +306,8 @@ class AgentJob(TrainingJob):
         screen = self.screen
         screen.print(f"\n{parts.trainer.global_step} steps in {minutes:.1f} min")
         screen.print(f"report    {run.report}\nagent     {run.path / FOLDER}\n")
-        facts, path = self.world.facts, shlex.quote(str(run.path))
-        env = env_words(facts.env, facts.settings)
+        path = shlex.quote(str(run.path))
+        env = env_words(self.place.env, self.place.settings)
         line = f"  jepa-video agent eval {env} --policy mode1,mode2 --checkpoint {path}\n"
         screen.print(line, markup=False, soft_wrap=True)  # it can be copied
         screen.print("  from jepa_video import Agent", markup=False)

@@ -198,6 +198,7 @@ def test_rounds_gather_judge_and_learn(root: Path):
     rows = list(csv.DictReader((run / "rounds.csv").read_text().splitlines()))
     told = json.loads((run / "summary.json").read_text())
     assert [int(row["round"]) for row in rows] == [0, 1, 2]
+    assert told["settings"]["scenes"] == 3, "it goes where its memory is from"
     assert [row["gathered"] for row in rows] == ["0", "3", "3"]
     assert [one["env_steps"] for one in told["rounds"]] == [int(row["env_steps"]) for row in rows]
     assert 0 < int(rows[1]["env_steps"]) < int(rows[2]["env_steps"]) <= 48
