@@ -220,7 +220,11 @@ class Agent:
         if self.ahead is None:
             return goal
         return self.ahead.aim(
-            state, goal, lambda which: self._draws(which, self.time, AHEAD), self.over
+            state,
+            goal,
+            lambda which: self._draws(which, self.time, AHEAD),
+            self.over,
+            self._tried(goal),
         )
 
     def _remember(self, state: Tensor) -> None:
@@ -266,13 +270,18 @@ class Agent:
         past = self.done[len(self.done) - known.shape[1] + 1 :]
         width = self.world.facts.action_size
         empty = known.new_zeros(len(known), 0, width)
-        lessons, tried = None if self.notebook is None else self.notebook.now(), None
-        if self.moments is not None:
-            told, alone = self.moments.held(), Task(goal, {"goal": 1.0})
-            felt = self.cost.intrinsic(told.state, told.action, alone)
-            came = self.moments.after(self.known[-1].flatten(1)[:, : self.world.state.aim])
-            tried = Tried.of(told, came, felt, self.world.state.aim, self.mind.reach)
-        return Situation(known, torch.stack(past, 1) if past else empty, lessons, tried)
+        lessons = None if self.notebook is None else self.notebook.now()
+        done = torch.stack(past, 1) if past else empty
+        return Situation(known, done, lessons, self._tried(goal))
+
+    def _tried(self, goal: Tensor | None) -> Tried | None:
+        """What memory holds of this episode, where it was not at the goal."""
+        if self.moments is None:
+            return None
+        told, aim = self.moments.held(), self.world.state.aim
+        felt = self.cost.intrinsic(told.state, told.action, Task(goal, {"goal": 1.0}))
+        came = self.moments.after(self.known[-1].flatten(1)[:, :aim])
+        return Tried.of(told, came, felt, aim, self.mind.reach)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:
         """Actions from now on, `B H A`: planned, or a reaction that is imagined to be held."""

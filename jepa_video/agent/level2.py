@@ -25,6 +25,7 @@ from ..models.blocks import Mlp, Scenic
 from .planners.base import Limits
 from .planners.sampling import CEM
 from .reach import LEAP, Ways
+from .tried import Tried
 
 PRICE: Final = 0.01  # of a nat of the latent, beside the energy
 EDGE: Final = 2.5  # deviations of the prior that a plan keeps within
@@ -120,10 +121,11 @@ class FarCost:
     Args:
         level2: imagines.
         critic: judges.
+        tried: what was met in these episodes, for a critic that knows what to make of it.
     """
 
-    def __init__(self, level2: Level2, critic: Ways) -> None:
-        self.level2, self.critic = level2, critic
+    def __init__(self, level2: Level2, critic: Ways, tried: Tried | None = None) -> None:
+        self.level2, self.critic, self.tried = level2, critic, tried
 
     def places(self, state: Tensor, z: Tensor) -> Tensor:
         """Where latents `B S H Z` lead from states `B P D`: `B S H aim`."""
@@ -137,7 +139,7 @@ class FarCost:
         """Latents `B S H Z` in the place of actions, and goals `B P D` of the task, to `B S`."""
         stride, discount = self.level2.stride, self.critic.discount
         way = self.places(state, actions)
-        left, over = self.critic.foretold(state, task, way[..., None, :], stride)
+        left, over = self.critic.foretold(state, task, way[..., None, :], stride, self.tried)
         steps = stride * torch.arange(1, way.shape[2] + 1, device=way.device)
         leaps = LEAP * self.critic.weight * over.cumsum(-1)
         total = self.critic.cost(steps) + discount**steps * left + leaps
@@ -159,7 +161,6 @@ class Ahead:
 
     def __init__(self, level2: Level2, critic: Ways, far: int, samples: int) -> None:
         self.level2, self.critic = level2, critic
-        self.cost = FarCost(level2, critic)
         limits, elites = Limits(level2.dim, -EDGE, EDGE), min(_ELITES, samples)
         self.planner = CEM(
             far, limits, samples, _ITERATIONS, elites, min(_CARRIED, elites), std=1 / EDGE,
@@ -180,6 +181,7 @@ class Ahead:
         goal: Tensor,
         draws: Callable[[Tensor], Sequence[torch.Generator]],
         over: Tensor | None = None,
+        tried: Tried | None = None,
     ) -> Tensor:
         """What to go for now, `B P D`.
 
@@ -188,6 +190,7 @@ class Ahead:
             goal: `B P D`.
             draws: gives generators for the environments of some numbers.
             over: episodes that nothing is planned for any more, bool `B`.
+            tried: what was met in the episodes.
         """
         left = self.critic.steps(state, goal).mean(0)
         near = left <= self.level2.stride
@@ -197,8 +200,9 @@ class Ahead:
         stale = ~near & (self.age > max(self.level2.stride // 2, 1))
         which = torch.nonzero(stale if over is None else stale & ~over)[:, 0]
         if len(which):
-            plan = self.planner.plan(self.cost, state[which], goal[which], None, draws(which))
-            first = self.cost.places(state[which], plan.actions[:, None])[:, 0, 0]
+            cost = FarCost(self.level2, self.critic, None if tried is None else tried.rows(which))
+            plan = self.planner.plan(cost, state[which], goal[which], None, draws(which))
+            first = cost.places(state[which], plan.actions[:, None])[:, 0, 0]
             made = state[which].flatten(1).clone()
             made[:, : self.level2.aim] = first
             self.now[which] = made.view_as(state[which])

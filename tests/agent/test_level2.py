@@ -14,6 +14,7 @@ from jepa_video.agent.bank import Bank
 from jepa_video.agent.level2 import Ahead, FarCost, Level2
 from jepa_video.agent.mind import Trained, critic_of, level2_of, policy_of, read_agent, save_agent
 from jepa_video.agent.reach import Reach
+from jepa_video.agent.tried import Tried
 from jepa_video.errors import UserError
 from jepa_video.randomness import generator
 from tests.agent.test_agent import SEEDS, agent, pictures, played, scattered
@@ -90,7 +91,7 @@ class Plane(Reach):
     def steps(self, states: Tensor, others: Tensor) -> Tensor:
         return self.way(states.flatten(1), others.flatten(1))[None]
 
-    def foretold(self, now, goal, future, stride=1):
+    def foretold(self, now, goal, future, stride=1, tried=None):
         future = future.flatten(-2)
         first = now.flatten(1)[:, None, None].expand_as(future[:, :, :1])
         steps = self.way(torch.cat((first, future[:, :, :-1]), 2), future)
@@ -118,6 +119,33 @@ def test_sub_goals_lead_around_a_wall_to_the_goal(trained):
     shortest = float(critic.way(way[0].flatten(), goal.flatten()))
     assert len(way) < 1.5 * shortest
     assert ahead.calls < len(way)  # a sub-goal stands for a while
+
+
+class Open(Plane):
+    """Knows of no wall but those that were met, which no way may come within 6 of."""
+
+    def way(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).norm(dim=-1)
+
+    def foretold(self, now, goal, future, stride=1, tried=None):
+        left, over = super().foretold(now, goal, future, stride)
+        if tried is None:
+            return left, over
+        assert len(tried.place) == len(now), "of the episodes that are planned for"
+        met = tried.place[:, None, None] * (tried.felt > 0)[:, None, None, :, None]
+        near = (future.flatten(-2)[..., None, :] - met).norm(dim=-1).amin(-1) < 6
+        return left, over + 100.0 * near
+
+
+def test_sub_goals_keep_away_from_what_stopped_the_agent_in_this_episode_alone(trained):
+    state, goal = torch.zeros(2, 1, 2), torch.tensor([[[24.0, 0.0]]]).repeat(2, 1, 1)
+    place = torch.tensor([[[8.0, 0.0]], [[-50.0, 0.0]]])  # the second met one far from its way
+    act, felt = torch.zeros(2, 1, 2), torch.ones(2, 1)
+    tried = Tried(torch.cat((place, act), 2), felt, 1.0, place, act, place)
+    ahead = Ahead(trained, Open(), far=3, samples=128)
+    aim = ahead.aim(state, goal, lambda which: [generator(0)] * len(which), tried=tried)[:, 0]
+    assert float((aim[0] - place[0, 0]).norm()) > 5.5
+    assert float(aim[1, 1].abs()) < 3, "straight on"
 
 
 def test_a_near_goal_is_gone_for_itself(trained):
