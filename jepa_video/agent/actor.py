@@ -15,6 +15,7 @@ from .chart import Chart
 from .cost import WorldCost, foreseen
 from .detours import passed, places_over
 from .kept import Kept
+from .met import PRICE
 from .planners.base import Cost, Limits, Plan, Planner
 from .planners.categorical import CategoricalCEM
 from .planners.futures import OverFutures
@@ -59,6 +60,7 @@ class Search:
             take into account; 0 for none.
         tried: moments of the episode that speak against doing the same in the same place again,
             in plans and in mode 1, and that a chart knows walls by; 0 for none.
+        stopped: steps that a way of the chart costs more for each time that it was stopped.
         forget: decisions after which such a moment, or what was wrong in it, is forgotten, for
             scenes that change; 0 for never.
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
@@ -89,6 +91,7 @@ class Search:
     risk: Risk = "expected"
     lessons: int = 0
     tried: int = 0
+    stopped: float = PRICE
     forget: int = 0
     share: float = 1.0
     levels: int = 1
@@ -117,6 +120,7 @@ class Search:
         within("search", 0, 1, share=self.share)
         within("search", 0, futures=self.futures, via=self.via)
         within("search", 0, lessons=self.lessons, tried=self.tried, forget=self.forget)
+        within("search", 0, 1000, stopped=self.stopped)
 
     def budget(self) -> dict[str, int]:
         """What says how long a planner looks, by name."""

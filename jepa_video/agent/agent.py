@@ -281,7 +281,7 @@ class Agent:
         told, aim = self.moments.held(), self.world.state.aim
         felt = self.cost.intrinsic(told.state, told.action, Task(goal, {"goal": 1.0}))
         came = self.moments.after(self.known[-1].flatten(1)[:, :aim])
-        return Tried.of(told, came, felt, aim, self.mind.reach)
+        return Tried.of(told, came, felt, aim, self.mind.reach, self.mind.search.stopped)
 
     def _decide(self, setting: Setting, situation: Situation) -> Tensor:
         """Actions from now on, `B H A`: planned, or a reaction that is imagined to be held."""

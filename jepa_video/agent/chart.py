@@ -225,7 +225,7 @@ class Chart(Ways):
         if tried is None or not self.drive.any():
             return None
         here, there = self.spots(tried.place), self.spots(tried.came)
-        return Met.of(here, there, tried.action @ self.drive.T, tried.felt > 0)
+        return Met.of(here, there, tried.action @ self.drive.T, tried.felt > 0, tried.price)
 
     def field(self, ground: tuple[Tensor, Tensor], goals: Tensor, met: Met | None = None) -> Field:
         """The ways over the cells to each of the goals `B J 2`; what was met is a cost of them."""

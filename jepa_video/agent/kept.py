@@ -110,7 +110,7 @@ class Kept:
             self.age = self.age.masked_fill(look, 0)
         if anew.any():
             which = torch.nonzero(anew)[:, 0]
-            told = None if met is None else Met(*rows_of(met, which))
+            told = None if met is None else met.rows(which)
             costs, about = rows_of(ground, which)
             fresh = chart.field((costs, about), goals[which], told)
             field = Field(*put(which, field, fresh))

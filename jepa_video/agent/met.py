@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-PRICE: Final = 6.0  # steps that a way costs more, for each time that it was stopped
+PRICE: Final = 6.0  # steps that a way costs more for each time that it was stopped, if not told
 _BESIDE, _ALONG = 0.4, 0.8  # L and R, cells
 _STOPPED: Final = 0.3  # share of what was meant below which a step was stopped
 _MEANT: Final = 0.15  # cells, below which a step is too short to tell
@@ -36,14 +36,18 @@ class Met(NamedTuple):
         place: where, `B M 2`.
         way: their directions, of length 1, `B M 2`.
         stopped: 1 where one was, else 0, `B M`.
+        price: steps that a way costs more for each time.
     """
 
     place: Tensor
     way: Tensor
     stopped: Tensor
+    price: float = PRICE
 
     @classmethod
-    def of(cls, here: Tensor, there: Tensor, meant: Tensor, counts: Tensor) -> Met:
+    def of(
+        cls, here: Tensor, there: Tensor, meant: Tensor, counts: Tensor, price: float = PRICE
+    ) -> Met:
         """From steps, those that were stopped.
 
         Args:
@@ -51,6 +55,7 @@ class Met(NamedTuple):
             there: where they led.
             meant: where they lead where nothing is in the way, less `here`.
             counts: bool `B M`, which of them there are.
+            price: see `Met`.
         """
         long = meant.norm(dim=-1)
         way = meant / long.clamp_min(1e-6)[..., None]
@@ -59,7 +64,12 @@ class Met(NamedTuple):
         most = int(stopped.sum(1).max()) if stopped.numel() else 0
         which = stopped.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows = which[..., None].expand(-1, -1, 2)
-        return cls(here.gather(1, rows), way.gather(1, rows), stopped.gather(1, which).to(here))
+        found = here.gather(1, rows), way.gather(1, rows), stopped.gather(1, which).to(here)
+        return cls(*found, price)
+
+    def rows(self, which: Tensor) -> Met:
+        """Those of some environments."""
+        return Met(self.place[which], self.way[which], self.stopped[which], self.price)
 
     def against(self, begin: Tensor, ways: Tensor) -> Tensor:
         """What is to be paid for going from `B N 2` along `B N K 2`, in steps: `B N K`.
@@ -75,7 +85,7 @@ class Met(NamedTuple):
         turn = (straight @ self.way.mT[:, None]).relu().square()  # B N K M
         shared = turn.shape[1] == 1
         told: Tensor = near @ turn[:, 0].mT if shared else (turn @ near[..., None])[..., 0]
-        return PRICE * told
+        return self.price * told
 
 
 def led_by(moves: Tensor, actions: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .lessons import TEMPERATURE, gaps, keys
 from .memory import Moment
+from .met import PRICE
 
 AGAINST: Final = 10.0  # what one such moment weighs for a reaction, in squared units of an action
 AGAIN: Final = 1.0  # and what it costs a plan, in steps
@@ -35,6 +36,7 @@ class Tried(NamedTuple):
         place: where it was done, `B M D`.
         action: what, `B M A`.
         came: where that led, `B M D`.
+        price: steps that a way costs more for each time that it was stopped, see `met.py`.
     """
 
     keys: Tensor
@@ -43,9 +45,18 @@ class Tried(NamedTuple):
     place: Tensor
     action: Tensor
     came: Tensor
+    price: float = PRICE
 
     @classmethod
-    def of(cls, told: Moment, came: Tensor, felt: Tensor, aim: int, reach: float) -> Tried:
+    def of(
+        cls,
+        told: Moment,
+        came: Tensor,
+        felt: Tensor,
+        aim: int,
+        reach: float,
+        price: float = PRICE,
+    ) -> Tried:
         """From the moments of an episode.
 
         Args:
@@ -54,17 +65,18 @@ class Tried(NamedTuple):
             felt: the cost `goal` in each of them, without its weight, `B M`.
             aim: D.
             reach: distance of states that count as the same place.
+            price: see `Tried`.
         """
         place = told.state.flatten(2)[..., :aim]
         known, felt = keys(place, told.action, reach), felt * told.found
         # Copies: what is told stands while memory is written on.
-        return cls(known, felt, reach, place.clone(), told.action.clone(), came)
+        return cls(known, felt, reach, place.clone(), told.action.clone(), came, price)
 
     def rows(self, which: Tensor) -> Tried:
         """That of some environments."""
-        keys, felt, reach, *rest = self
-        place, action, came = (part[which] for part in rest)
-        return Tried(keys[which], felt[which], reach, place, action, came)
+        place, action, came = (part[which] for part in (self.place, self.action, self.came))
+        keys, felt = self.keys[which], self.felt[which]
+        return Tried(keys, felt, self.reach, place, action, came, self.price)
 
     def often(self, places: Tensor, actions: Tensor) -> Tensor:
         """How often that was done there in vain, for places `N D` and actions `N A`: `N`.

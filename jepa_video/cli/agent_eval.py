@@ -39,9 +39,10 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             how mode2 looks, in place of the agent's own: horizon, planner (cem,
                             mppi, gradient or polish), samples, iterations, elites, decay, colour,
                             std, temperature, starts, steps, step_size, every, futures, risk,
-                            critic, via, deadline, lessons, tried (which mode1 minds too), forget
-                            (decisions after which both are forgotten), levels, far, and share:
-                            what part of an episode auto and learned may plan
+                            critic, via, deadline, lessons, tried (which mode1 minds too), stopped
+                            (steps that a wall costs for each time it was met), forget (decisions
+                            after which all of it is forgotten), levels, far, and share: what part
+                            of an episode auto and learned may plan
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which

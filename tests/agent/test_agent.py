@@ -463,6 +463,7 @@ def test_a_longer_step_takes_a_descent_somewhere_else():
         ({"std": -1.0}, "search.std must be from 0.02 to 10, not -1.0"),
         ({"colour": float("nan")}, "search.colour must be finite, not nan"),
         ({"planner": "mpi"}, "search.planner is cem or mppi or gradient or polish, not 'mpi'"),
+        ({"stopped": -1.0}, "search.stopped must be from 0 to 1000, not -1.0"),
         ({"risk": "none"}, "search.risk is expected or worst, not 'none'"),
     ],
 )

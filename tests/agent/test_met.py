@@ -54,6 +54,10 @@ def test_environments_keep_their_own_however_many_they_have():
     cost = told.against(here, EAST.expand(2, 3, 1, 2))[..., 0]
     torch.testing.assert_close(cost[0], torch.tensor([0.0, PRICE, PRICE]), atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(cost[1], torch.full((3,), PRICE))
+    dear = told._replace(price=30.0).rows(torch.tensor([1]))
+    torch.testing.assert_close(
+        dear.against(here[1:], EAST.expand(1, 3, 1, 2)) / 30, cost[1:, :, None] / PRICE
+    )
     ways = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.3]]).expand(2, 1, 3, 2)
     torch.testing.assert_close(
         told.against(here, ways), told.against(here, ways.expand(2, 3, 3, 2))
@@ -137,6 +141,9 @@ def test_the_way_leads_around_what_was_met(plain):
     left, over = plain.foretold(here, goal, places, tried=ran_into)
     assert float(left[0, 1, 0]) < float(own), "and along what stopped it, it is nearer than here"
     assert float(left[0, 0, 0]) > float(left[0, 1, 0]) + 1, "nothing is gained by going across"
+    cheap = ran_into._replace(price=0.5)
+    less = plain.foretold(here, goal, here[None, :, :, :2], tried=cheap)[0]
+    assert float(before) < float(less) < float(own) - 0.5, "as much as a met wall is priced at"
     assert not over.any(), "what a leap goes over is all that it costs"
 
 
