@@ -43,6 +43,7 @@ _UNKNOWN = 0.02  # weight of pairs that memory knows no way between, which are p
 _HELD = 3.0  # weight of what holds a step
 _SINES = 4
 _STEEP = 4.0  # steps, the most that a cell's slope is told as
+_PIECES = 4  # that a long way is priced in, at most
 SLOPE = 8  # numbers of it
 SIDES = 8  # neighbours of a cell
 
@@ -312,15 +313,23 @@ class Chart(Ways):
         nearer = before - after - stride
         if met is None:
             return self.cost(after.relu()), (nearer - SLACK).relu()
-        toll = self.toll(ground[0], *steps_of(spots, samples, horizon), met) - stride
+        ends = steps_of(spots, samples, horizon)
+        toll = self.toll(ground[0], *ends, met, min(stride, _PIECES)) - stride
         extra = torch.maximum(toll, nearer).relu().cumsum(2)
         return self.cost(after.relu() + extra), torch.zeros_like(extra)
 
-    def toll(self, costs: Tensor, here: Tensor, there: Tensor, met: Met) -> Tensor:
+    def toll(self, costs: Tensor, here: Tensor, there: Tensor, met: Met, pieces: int = 1) -> Tensor:
         """What cells `B G 8 C`, and what was met, ask for straight ways `B S H 2`: steps `B S H`.
 
-        A way is priced as one between the cells that its middle lies between, by its length.
+        A way is priced in equal pieces, each as one between the cells that its middle lies
+        between, by its length: a long one in one piece would step over walls.
         """
+        if pieces > 1:
+            shares = torch.linspace(0, 1, pieces + 1, device=here.device)[:, None]
+            marks = here[..., None, :] + shares * (there - here)[..., None, :]  # B S H n+1 2
+            begin, end = marks[..., :-1, :].flatten(2, 3), marks[..., 1:, :].flatten(2, 3)
+            parts = self.toll(costs, begin, end, met)
+            return parts.view(*here.shape[:-1], pieces).sum(3)
         way = (there - here).flatten(1, 2)
         long = way.norm(dim=-1)
         unit = way / long.clamp_min(1e-6)[..., None]

@@ -160,6 +160,16 @@ def test_open_ground_asks_for_the_length_of_a_way_and_what_was_met_for_more(plai
     assert more[0] > more[1] > more[2] > 0
 
 
+def test_a_long_way_does_not_step_over_a_wall_that_is_not_at_its_middle(plain):
+    costs, nothing = plain.ground(state(2.5, 2.5))[0].clone(), plain.met(stopped((0.5, 5.5)))
+    begin, end = (torch.tensor([[[[x, 2.5]]]]) for x in (0.5, 4.5))
+    free = float(plain.toll(costs, begin, end, nothing, 4))
+    assert free == pytest.approx(4, rel=1e-3) == float(plain.toll(costs, begin, end, nothing))
+    costs[..., int(plain.number(torch.tensor([1.0, 2.0])))] += 50  # a cell that is hard to leave
+    assert float(plain.toll(costs, begin, end, nothing)) == pytest.approx(4, rel=1e-3)
+    assert float(plain.toll(costs, begin, end, nothing, 4)) > 30
+
+
 def test_a_leap_costs_its_toll_where_memory_notes_and_is_shunned_where_not(plain):
     """Each way between cells is as hard: 5 softplus(3 - 2) steps more than it is long."""
     with torch.no_grad():
