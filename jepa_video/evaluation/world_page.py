@@ -300,7 +300,8 @@ def _rounds_chart(files: RunFiles) -> str:
     else:
         title, values = "Return of mode 1", [row["total"] for row in rows]
         errors = [row.get("error") or math.nan for row in rows]  # earlier tables have none
-    remark = f"The first {before:,} steps are memory's. The band is of two standard errors."
+    remark = f"The first {before:,} steps are memory's. " if before else ""
+    remark += "The band is of two standard errors." if any(map(math.isfinite, errors)) else ""
     line = Series("mode 1", steps, values, errors)
     return line_chart(title, [line], remark, unit="environment step")
 
