@@ -220,8 +220,9 @@ class Table:
         write_whole(self.path, text.getvalue())
 
     def told(self) -> list[dict[str, Any]]:
-        """The rows for a summary."""
-        return [asdict(row) for row in self.rows]
+        """The rows for a summary, where what is not a number is None: JSON has no other word."""
+        rows = [asdict(row) for row in self.rows]
+        return [row | ({} if math.isfinite(row["error"]) else {"error": None}) for row in rows]
 
 
 def round_words(row: Row, goal: bool) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import html
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -167,6 +169,8 @@ def test_a_row_of_the_table_is_read_as_it_was_written_and_replaces_what_came_aft
     again = Table(tmp_path / "rounds.csv")
     again.put(rows[1])
     assert Table(tmp_path / "rounds.csv").rows == rows[:2]
+    again.put(replace(rows[2], error=math.nan))  # of one task there is no error
+    assert [told["error"] for told in again.told()] == [0.5, 0.5, None]
 
 
 # -- agent fit with rounds -------------------------------------------------------------------------
