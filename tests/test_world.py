@@ -246,6 +246,12 @@ def test_an_agent_with_a_chart_goes_on_the_same_and_plays(
     out = tmp_path / "eval"
     assert main([*play, "--checkpoint", str(part), "--out", str(out), "--device", "cpu"]) == 0
     assert len(json.loads((out / "summary.json").read_text())["rows"]) == 2
+    # Zones lie on the chart, which reactions ask too.
+    play = [*play[:8], "--policy", "mode1,auto", "--beside", "none", "--device", "cpu"]
+    play += ["--cost", "{goal: 1, zone: 5}", "--zones", BOXES, "--out", str(tmp_path / "zones")]
+    assert main([*play, "--checkpoint", str(part)]) == 0
+    rows = json.loads((tmp_path / "zones" / "summary.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["mode1", "auto"]
 
 
 KILLED = """

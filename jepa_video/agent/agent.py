@@ -38,6 +38,7 @@ from .mind import FOLDER, WEIGHTS, Mind, Trained, read_agent, word_of
 from .perception import Perception, shown
 from .planners.base import Plan, merged
 from .reach import Ways
+from .shunned import shunning, told_by_zones
 from .task import Situation, Task, Zone
 from .tried import Tried
 from .world_files import load_world, reach_of, refuse_other
@@ -82,7 +83,9 @@ class Agent:
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
         for part in trained.named().values() if trained else ():
             part.to(self.device).eval()
-        self.trained = trained
+        names = self.world.facts.state_names
+        intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
+        self.trained = trained = trained and shunning(trained, intrinsic, mind)
         self.critic = trained.critic if trained and word else None
         judge = self.critic if mind.search.critic else None
         self.policy = trained.policy if trained else None
@@ -90,8 +93,6 @@ class Agent:
             raise UserError(
                 "the cost curiosity is of what an episode has taught: give --search '{lessons: 64}'"
             )
-        names = self.world.facts.state_names
-        intrinsic = IntrinsicCost(mind.reach, self.world.state.aim, self.world.read, names)
         silent = isinstance(judge, Ways) and not mind.weights.get("goal")
         final = 1.0 if judge is None or silent else 0.0  # nobody judges what comes after
         if mind.search.deadline:  # what is at the end of a plan is so for ever
@@ -383,8 +384,9 @@ class Agent:
             device: where it computes.
             search: how mode 2 looks, in place of the run's own; or some of its values.
             weights: of the cost's terms, in place of the run's own.
-            zones: boxes to keep out of, in place of the run's own. With another cost than that
-                which the policy was distilled for, `auto` and `learned` plan every decision.
+            zones: boxes to keep out of, in place of the run's own. A chart leads around them in
+                each mode; with any other cost than that which the policy was distilled for, `auto`
+                and `learned` plan every decision.
             memory: patches of the scene that are remembered, in place of the run's own; 0: none.
 
         Raises:
@@ -411,7 +413,8 @@ class Agent:
         mind, trained = read_agent(folder, world)
         memory = mind.memory if memory is None else memory
         mind = replace(mind, search=_looks(mind.search, search), memory=memory)
-        if (told := mind.asked(weights, zones, world)) != mind:
+        told = mind.asked(weights, zones, world)
+        if told != mind and not told_by_zones(trained, mind, told):
             if mode == "mode1":
                 raise UserError("mode1 acts as it learned to: another cost needs mode2 or auto")
             mode = "mode2"

@@ -187,8 +187,14 @@ class Chart(Ways):
         cells = states.flatten(1)[:, self.aim :].view(len(states), *self.tokens, -1)
         seen = self.look((cells.permute(0, 3, 1, 2) - self.mean) / self.std)
         extra = self.onward(seen).flatten(2).unflatten(1, (self.groups, SIDES))
-        costs = self.lengths[:, None] * self.pace.exp() + learned(extra)
+        costs = self.lengths[:, None] * self.pace.exp() * (1 + self._shunned()) + learned(extra)
         return costs, self.about(seen).flatten(2).transpose(1, 2)
+
+    def _shunned(self) -> Tensor:
+        """What is to be paid beside each step from a cell to its neighbours, `8 C`."""
+        if self.shun is None:
+            return self.lengths.new_zeros(SIDES, 1)
+        return torch.maximum(self.shun, F.pad(self.shun, (0, 1))[self.neighbours])
 
     def held_in(self, cells: Tensor) -> Tensor:
         """The nearest of the cells that there are, `... 2`."""
@@ -216,6 +222,9 @@ class Chart(Ways):
         """Cells beside `B M 2`, `B M 9`, and what it costs to get there, `B G M 9`."""
         index, inside, way, told = self.beside(spots, about)
         length = (way.square().sum(-1) + 1e-4).sqrt() * self.pace.exp()
+        if self.shun is not None:
+            own = self._price_at(spots)[..., None]
+            length = length * (1 + torch.maximum(self.shun[index], own))
         costs = length[..., None] + learned(self.entry(torch.cat((told, waves(way)), -1)))
         costs = torch.where(inside[..., None], costs, 2 * self.far)
         return index, costs.permute(0, 3, 1, 2)
@@ -295,6 +304,7 @@ class Chart(Ways):
         future: Tensor,
         stride: int = 1,
         tried: Tried | None = None,
+        felt: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """See `Ways`. A leap is a step that brings the goal nearer than a step can.
 
@@ -310,13 +320,25 @@ class Chart(Ways):
         told = self.left(self.field(ground, self.spots(aim), met), spots, met)
         told = told[..., 0].mean(1)[..., None]  # B 1+SH 1
         before, after = (part[..., 0] for part in steps_of(told, samples, horizon))
-        nearer = before - after - stride
+        ends = steps_of(spots, samples, horizon)
+        scale = 1 + self._felt(*ends) if felt else 1.0
+        nearer = (before - after) / scale - stride
         if met is None:
             return self.cost(after.relu()), (nearer - SLACK).relu()
-        ends = steps_of(spots, samples, horizon)
-        toll = self.toll(ground[0], *ends, met, min(stride, _PIECES)) - stride
+        toll = self.toll(ground[0], *ends, met, min(stride, _PIECES)) / scale - stride
         extra = torch.maximum(toll, nearer).relu().cumsum(2)
         return self.cost(after.relu() + extra), torch.zeros_like(extra)
+
+    def _felt(self, here: Tensor, there: Tensor) -> Tensor | float:
+        """What steps `B S H 2` cost beside themselves, by the dearer one of their ends: `B S H`."""
+        if self.shun is None:
+            return 0.0
+        return torch.maximum(self._price_at(here), self._price_at(there))
+
+    def _price_at(self, spots: Tensor) -> Tensor:
+        """What a step at `... 2` costs beside itself, by the cell: `...`."""
+        assert self.shun is not None
+        return self.shun[self.number(self.held_in(spots.detach().floor()))]
 
     def toll(self, costs: Tensor, here: Tensor, there: Tensor, met: Met, pieces: int = 1) -> Tensor:
         """What cells `B G 8 C`, and what was met, ask for straight ways `B S H 2`: steps `B S H`.

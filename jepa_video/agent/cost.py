@@ -357,6 +357,8 @@ class WorldCost:
         }
         if isinstance(self.critic, Ways):
             told |= self._ways(self.critic, state, future, task)
+            if self.critic.shun is not None:
+                told |= self._longer(told["critic"], terms["zone"], task)
         elif self.critic is not None:
             last, goal = future[:, :, -1].flatten(0, 1), task.goal
             each = None if goal is None else goal.repeat_interleave(actions.shape[1], 0)
@@ -393,6 +395,19 @@ class WorldCost:
         later = self.discount ** future.shape[2] * left[:, :, -1]
         price = LEAP * task.weights["goal"]
         return {"critic": share * later, "leap": price * over.sum(-1)}
+
+    def _longer(self, critic: Tensor, zone: Tensor, task: Task) -> dict[str, Tensor]:
+        """The cost `zone` `B S H` of plans whose critic knows ways around: `B S`.
+
+            zone = u_goal g^(H + left) (1 - g^Z) / (1 - g)      Z = sum_t u_zone IC_zone / u_goal
+
+        On the chart a step in a zone is so many steps longer, and so it is in a plan: were it felt
+        at once and whole, a plan that leaves it for later would always be the better one.
+        """
+        goal, horizon = task.weights["goal"], zone.shape[-1]
+        share = self.discount**horizon - critic * (1 - self.discount) / goal  # g^(H + left)
+        more = 1 - self.discount ** (zone.sum(-1) / goal)
+        return {"zone": goal * share * more / (1 - self.discount)}
 
     def imagined(self, state: Situation, actions: Tensor, z: Tensor | None = None) -> Tensor:
         """The states `B S H P D` that candidates `B S H A` lead to."""

@@ -21,14 +21,18 @@ NEAR = 1.5  # steps from a place at which it counts as passed
 
 
 def places_over(chart: Chart, states: Tensor, side: int) -> Tensor:
-    """States like `B P D` whose agent is in the middle of each of `side` x `side` parts: `B K P D`.
-
-    Of the points that say where an agent is the least change is made that moves it there.
-    """
+    """States like `B P D` whose agent is in the middle of `side` x `side` parts: `B K P D`."""
     high, wide = chart.size
     share = (torch.arange(side, device=states.device) + 0.5) / side
     y, x = torch.meshgrid(share * high, share * wide, indexing="ij")
-    to = torch.stack((x, y), -1).flatten(0, 1).to(states)  # K 2
+    return moved_to(chart, states, torch.stack((x, y), -1).flatten(0, 1).to(states))
+
+
+def moved_to(chart: Chart, states: Tensor, to: Tensor) -> Tensor:
+    """States like `B P D` whose agent is at each of the spots `K 2`: `B K P D`.
+
+    Of the points that say where an agent is the least change is made that moves it there.
+    """
     points = states.flatten(1)[:, None, : chart.aim]
     change = (to - chart.spots(points)) @ torch.linalg.pinv(chart.where.weight).T
     moved = states.flatten(1)[:, None].repeat(1, len(to), 1)

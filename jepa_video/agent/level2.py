@@ -139,7 +139,7 @@ class FarCost:
         """Latents `B S H Z` in the place of actions, and goals `B P D` of the task, to `B S`."""
         stride, discount = self.level2.stride, self.critic.discount
         way = self.places(state, actions)
-        left, over = self.critic.foretold(state, task, way[..., None, :], stride, self.tried)
+        left, over = self.critic.foretold(state, task, way[..., None, :], stride, self.tried, False)
         steps = stride * torch.arange(1, way.shape[2] + 1, device=way.device)
         leaps = LEAP * self.critic.weight * over.cumsum(-1)
         total = self.critic.cost(steps) + discount**steps * left + leaps

@@ -44,7 +44,11 @@ class Ways(nn.Module):
         discount: of each step.
         weight: of the cost `goal`, which each step on the way costs.
         groups: whose answers are averaged; where they disagree, it has not seen enough.
+        shun: steps that each step in a cell of a chart costs beside itself, see `shunned.py`; None
+            where nothing is to be kept out of, or nobody knows ways around.
     """
+
+    shun: Tensor | None = None
 
     discount: float
     weight: float
@@ -66,6 +70,7 @@ class Ways(nn.Module):
         future: Tensor,
         stride: int = 1,
         tried: Tried | None = None,
+        felt: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """What is left after each imagined state, and by how much the step to it is a leap.
 
@@ -77,6 +82,8 @@ class Ways(nn.Module):
             future: `B S H P D`, or their first `aim` numbers alone.
             stride: steps between two of them.
             tried: what was done in the episode, for a critic that minds it.
+            felt: whether who asks counts what zones on the way cost, for a critic that minds them:
+                then no step is too long for being in one.
 
         Returns:
             Discounted cost of the way that is left, and steps too long: `B S H` each.
@@ -151,6 +158,7 @@ class Reach(Scenic, Ways):
         future: Tensor,
         stride: int = 1,
         tried: Tried | None = None,
+        felt: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """See `Ways`."""
         scene, (batch, *many) = self.scene(now), future.shape[:3]

@@ -32,7 +32,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             another cost than the agent's own (terms as in agent fit, and
                             curiosity: what an episode has not taught so far), and boxes of the
                             environment's state to keep out of; mode2 follows it, and auto then
-                            plans every decision
+                            plans every decision; zones alone an agent with a chart follows in each
+                            mode
   --memory N                patches of the scene that agents remember, in place of as many as they
                             learned with; 0 for none
   --search '{horizon: 8, samples: 96}'

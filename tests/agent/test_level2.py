@@ -91,7 +91,7 @@ class Plane(Reach):
     def steps(self, states: Tensor, others: Tensor) -> Tensor:
         return self.way(states.flatten(1), others.flatten(1))[None]
 
-    def foretold(self, now, goal, future, stride=1, tried=None):
+    def foretold(self, now, goal, future, stride=1, tried=None, felt=True):
         future = future.flatten(-2)
         first = now.flatten(1)[:, None, None].expand_as(future[:, :, :1])
         steps = self.way(torch.cat((first, future[:, :, :-1]), 2), future)
@@ -127,7 +127,7 @@ class Open(Plane):
     def way(self, a: Tensor, b: Tensor) -> Tensor:
         return (a - b).norm(dim=-1)
 
-    def foretold(self, now, goal, future, stride=1, tried=None):
+    def foretold(self, now, goal, future, stride=1, tried=None, felt=True):
         left, over = super().foretold(now, goal, future, stride)
         if tried is None:
             return left, over
