@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from importlib import import_module
 from typing import Any, Final
@@ -65,7 +65,8 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "ale-py not found")  # stable-worldmodel, of another
-            module = import_module(_MODULE[family])
+            with _drawable(family):
+                module = import_module(_MODULE[family])
     except ImportError as error:
         raise _missing(family, name, error) from None
     if family == "dmc":
@@ -85,8 +86,9 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
         told = " ".join(str(error).split())
         raise UserError(f"there is no environment {family}/{name}: {told}") from None
     if family == "mujoco":  # its camera looks for good at where things are at the first picture
-        made.reset(seed=0)
-        made.render()
+        with _drawable(family):
+            made.reset(seed=0)
+            made.render()
     return made
 
 
@@ -111,6 +113,21 @@ def _choose_screen(family: str) -> None:
         )
 
 
+@contextmanager
+def _drawable(family: str) -> Iterator[None]:
+    """Say it where MuJoCo cannot draw as the environment variable tells it to."""
+    try:
+        yield
+    except (AttributeError, RuntimeError) as error:
+        way = os.environ.get("MUJOCO_GL")
+        if family not in ("dmc", "mujoco") or not way:
+            raise
+        raise UserError(
+            f"{family} environments are drawn by MuJoCo, and not by MUJOCO_GL={way} here: unset it "
+            f"for what there is, or install what it needs ({error})"
+        ) from None
+
+
 class DeepMindControl(gymnasium.Env[dict[str, Array], Array]):
     """A task of the DeepMind Control Suite.
 
@@ -122,7 +139,8 @@ class DeepMindControl(gymnasium.Env[dict[str, Array], Array]):
     render_mode = "rgb_array"
 
     def __init__(self, name: str, size: int) -> None:
-        suite = import_module("dm_control.suite")
+        with _drawable("dmc"):
+            suite = import_module("dm_control.suite")
         domain, _, task = name.partition("-")
         if (domain, task) not in suite.ALL_TASKS:
             near = ", ".join(t for d, t in suite.ALL_TASKS if d == domain)

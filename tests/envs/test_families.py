@@ -267,6 +267,24 @@ def test_what_cannot_be_drawn_at_all_is_a_sentence(monkeypatch):
     families._choose_screen("gym")  # which does without
 
 
+@pytest.mark.parametrize("module", ["dm_control", "dm_control.suite"])
+@pytest.mark.parametrize("error", [AttributeError("glGetError"), RuntimeError("one of egl")])
+def test_a_way_to_draw_that_does_not_work_here_is_a_sentence(error, module, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+
+    def fails(name):
+        if name == module:
+            raise error
+
+    monkeypatch.setattr(families, "import_module", fails)
+    with pytest.raises(UserError, match=f"not by MUJOCO_GL=osmesa here: unset it.*{error}"):
+        families.load("dmc", "reacher-easy", 64)
+    monkeypatch.delenv("MUJOCO_GL")  # then it is none of the variable's doing
+    monkeypatch.setattr(families, "_choose_screen", lambda family: None)
+    with pytest.raises(type(error)):
+        families.load("dmc", "reacher-easy", 64)
+
+
 def test_where_there_is_a_screen_nothing_is_chosen(monkeypatch):
     screenless(monkeypatch, ("EGL",))
     monkeypatch.setenv("DISPLAY", ":0")
