@@ -357,7 +357,7 @@ class WorldCost:
         }
         if isinstance(self.critic, Ways):
             told |= self._ways(self.critic, state, future, task)
-            if self.critic.shun is not None:
+            if self.critic.shun is not None and "zone" in terms:
                 told |= self._longer(told["critic"], terms["zone"], task)
         elif self.critic is not None:
             last, goal = future[:, :, -1].flatten(0, 1), task.goal

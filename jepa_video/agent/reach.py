@@ -48,11 +48,10 @@ class Ways(nn.Module):
             where nothing is to be kept out of, or nobody knows ways around.
     """
 
-    shun: Tensor | None = None
-
     discount: float
     weight: float
     groups: int
+    shun: Tensor | None = None
 
     @property
     def goal(self) -> bool:
