@@ -15,7 +15,7 @@ from jepa_video.agent.cost import IntrinsicCost, WorldCost, inside
 from jepa_video.agent.mind import Mind, Trained
 from jepa_video.agent.policy import ReactivePolicy
 from jepa_video.agent.shunned import shunning, told_by_zones
-from jepa_video.agent.task import Task, Zone
+from jepa_video.agent.task import Situation, Task, Zone
 from tests.agent.test_met import SIDE, plain, state
 
 assert plain  # a fixture: six by six open cells, one step apart
@@ -132,3 +132,18 @@ def test_reactions_follow_another_cost_where_it_differs_by_zones_alone(trained):
     assert not told_by_zones(trained, MIND, other)
     assert not told_by_zones(trained, MIND, replace(MIND, weights={"goal": 2.0, "zone": -1.0}))
     assert not told_by_zones(trained._replace(critic=torch.nn.Identity()), MIND, MIND)
+
+
+def test_zones_add_to_a_plan_that_leads_through_and_to_none_of_a_task_without(plain, intrinsic):
+    world: Any = SimpleNamespace()
+    whole = WorldCost(world, intrinsic, barred(plain, 3.0, slice(None)), 0.95)
+    here, goal = state(1.5, 2.5), state(EAST, 2.5)
+    steps = [state(x, 2.5) for x in (1.5, 2.5, 2.8)]  # one stays, two go in
+    future, actions = torch.stack(steps, 1)[:, :, None], torch.zeros(1, 3, 1, 2)
+    asked = Task(goal, {"goal": 2.0, "zone": 6.0}, (replace(BOX, margin=0.0),))
+    told = whole.parts(Situation(here[None], torch.zeros(1, 0, 2)), future, actions, asked)
+    out, *within = told["zone"][0].tolist()
+    assert out == 0 and min(within) > 0
+    plain_task = Task(goal, {"goal": 2.0})
+    none = whole.parts(Situation(here[None], torch.zeros(1, 0, 2)), future, actions, plain_task)
+    assert none.keys() == {"goal", "critic", "leap"}
