@@ -54,7 +54,7 @@ def load(family: str, name: str, size: int) -> gymnasium.Env[Any, Any]:
         size: height and width to draw at, where the package lets one choose.
 
     Raises:
-        UserError: the package is missing, or has nothing of this name.
+        UserError: the package is missing, has nothing of this name, or cannot draw here.
     """
     _choose_screen(family)
     if family in ("dmc", "mujoco"):
