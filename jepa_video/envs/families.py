@@ -42,6 +42,7 @@ SOLVED: Final[dict[str, Solved]] = {
     "dmc": lambda ended, reward: reward >= 1 - 1e-6,  # its rewards end at 1, within the target
 }
 
+SHADOWS: Final = 8  # pixels of DeepMind's shadows for one of the picture
 STAYS: Final = ("dmc",)  # its episodes end by time alone, and are told by their return
 
 
@@ -148,6 +149,10 @@ class DeepMindControl(gymnasium.Env[dict[str, Array], Array]):
             raise UserError(f"there is no environment dmc/{name}: expected dmc/DOMAIN-TASK{hint}")
         self.control: Any = suite.load(domain, task)
         self.size = size
+        # Shadows are drawn first, for 2,048 pixels a side: half of a small picture's time, and not
+        # seen in it.
+        quality = self.control.physics.model.vis.quality
+        quality.shadowsize = min(quality.shadowsize, SHADOWS * size)
         action = self.control.action_spec()
         low, high = (np.broadcast_to(x, action.shape) for x in (action.minimum, action.maximum))
         self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))

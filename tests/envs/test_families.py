@@ -181,6 +181,21 @@ def test_a_task_of_deepmind_s_suite_is_solved_within_its_target():
     env.close()
 
 
+@pytest.mark.parametrize("name", ["cartpole-swingup", "reacher-easy"])
+def test_coarse_shadows_are_not_seen_in_a_small_picture(monkeypatch, name):
+    pytest.importorskip("dm_control", reason="dm_control is not installed")
+    drawn = []
+    for pixels in (families.SHADOWS, 64, 0):  # for one of the picture; 64 are the 4,096 of no limit
+        monkeypatch.setattr(families, "SHADOWS", pixels)
+        env = families.load("dmc", name, 64)
+        env.reset(seed=1)
+        env.step(env.action_space.high)
+        drawn.append(env.render().astype(float))
+        env.close()
+    ours, whole, none = drawn
+    assert abs(ours - whole).mean() < 0.1 < 0.3 < abs(none - whole).mean()
+
+
 @pytest.mark.parametrize(
     ("id", "said"),
     [
