@@ -19,8 +19,8 @@ with a larger --episodes, or another --policy or --seed, it adds to the folder.
   --env ID                  TwoRooms, Rooms, PointPush, Pendulum, CartPole, Stochastic, or of
                             another package: gym/Pendulum-v1, dmc/cartpole-swingup, swm/PushT-v1 ...
   --policy P                random, explore (random walks, some led to the goal), wander (the same,
-                            but they turn where they get nowhere), straight, scripted, or the run
-                            folder of an agent
+                            but they turn where they get nowhere), sway (pushes to and fro, for what
+                            has mass), straight, scripted, or the run folder of an agent
   --episodes N              how many of this policy and seed the folder shall hold
   --out DIR                 the folder
   --seed N                  of the episodes

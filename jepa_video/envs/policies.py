@@ -1,4 +1,4 @@
-"""Policies that exist before anything is learned: random, explore, straight, scripted.
+"""Policies that exist before anything is learned: random, explore, sway, straight, scripted.
 
 A policy has `reset(seeds)` at the start of episodes and `act(observation) -> actions`, batched. An
 agent is one too. Those here that see the true state do so through the environment that they hold.
@@ -17,6 +17,7 @@ from jepa_video.errors import UserError
 STICK: Final = 5.0  # concentration of the turns of a walk (EB-JEPA's generator)
 STRAIGHT: Final = 60.0  # of walks that mean to go on: they push against what is in the way
 PATIENCE: Final = 2  # steps at one place after which a wandering walk turns
+TEMPI: Final = (4.0, 100.0)  # steps to and fro of who sways: the quickest, the slowest
 GUIDED: Final = 0.35  # share of the episodes that are led to their goal at some time (its too)
 
 
@@ -139,6 +140,30 @@ class Wander(Explore):
         return super().act(observation)
 
 
+class Sway(Random):
+    """Pushes to and fro, in each episode at a tempo of its own: for what has mass, as a cart.
+
+    Forces of `Explore` last, and what they push is soon at the end of its rail, out of sight, and
+    stays there: of cartpole-swingup of DeepMind's suite so is most of an episode. Here each number
+    of an action is the second difference of a path that stays near its beginning: noise in an
+    octave of frequencies, which is drawn evenly in its logarithm from one of `TEMPI` to the other,
+    as strong as is drawn too. So a free mass that obeys it stays where it is on the whole, and a
+    pole is met by its own tempo in some of the episodes, and swings up.
+    """
+
+    def __init__(self, env: BatchEnv) -> None:
+        if env.discrete:
+            raise UserError(f"sway needs actions that are numbers; {env.id} has kinds: random")
+        super().__init__(env)
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Draw all actions of the episodes."""
+        env, self.time = self.env, 0
+        sources = [np.random.default_rng([seed, 5]) for seed in seeds]
+        plans = [swaying(s, env.budget, env.action_size) for s in sources]
+        self._plan = np.stack(plans, axis=1).astype(np.float32)
+
+
 class Follow:
     """What the environment itself proposes: its `expert` or its `straight`."""
 
@@ -157,6 +182,7 @@ POLICIES: Final[dict[str, Callable[[BatchEnv], Policy]]] = {
     "random": Random,
     "explore": Explore,
     "wander": Wander,
+    "sway": Sway,
     "straight": lambda env: Follow(env, "straight"),
     "scripted": lambda env: Follow(env, "expert"),
 }
@@ -183,6 +209,21 @@ def _heading(source: np.random.Generator, steps: int, size: int) -> Array:
     if kind < 0.75:
         length = source.uniform(0.8, 1.2, steps) if kind < 0.5 else source.uniform(0.05, 1.0, steps)
     return np.asarray(length[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
+
+
+def swaying(source: np.random.Generator, steps: int, size: int) -> Array:
+    """Actions `steps size` in [-1, 1] whose second sum stays bounded, of one tempo and strength."""
+    quick, slow = TEMPI
+    tempo = slow * (quick / slow) ** source.random()
+    whole = 1 << (steps + int(slow)).bit_length()  # longer than needed: noise from FFT is a ring
+    frequency = np.fft.rfftfreq(whole)
+    band = (frequency >= 1 / tempo / np.sqrt(2)) & (frequency <= np.sqrt(2) / tempo)
+    phases = source.normal(size=(2, size, len(frequency)))
+    path = np.fft.irfft((phases[0] + 1j * phases[1]) * band, whole).T[: steps + 2]
+    grown = np.minimum(np.arange(steps + 2) / tempo, 1.0) ** 2  # it begins at rest
+    push = np.diff(path * grown[:, None], 2, axis=0)
+    strong = source.uniform(0.3, 1.2)
+    return np.clip(push * strong / push.std(axis=0).clip(1e-12), -1, 1)
 
 
 def _smooth(source: np.random.Generator, steps: int, size: int) -> Array:

@@ -63,7 +63,7 @@ def test_who_was_cut_short_stays_so():
     assert cut == [[True, False]] * 3
 
 
-@pytest.mark.parametrize("name", ["explore", "wander"])
+@pytest.mark.parametrize("name", ["explore", "wander", "sway"])
 def test_walks_need_no_expert(name):
     batch = Wrapped([Line() for _ in range(12)], budget=5)
     policy = make_policy(name, batch)

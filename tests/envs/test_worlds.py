@@ -9,7 +9,7 @@ import pytest
 from jepa_video.envs import make, make_batch
 from jepa_video.envs.geometry import first_hit
 from jepa_video.envs.point import REACH, scene_of
-from jepa_video.envs.policies import make_policy
+from jepa_video.envs.policies import make_policy, swaying
 from jepa_video.envs.push import ARM, FINGER, HALF, contact, pose_of, pushed, told_of
 from jepa_video.envs.rollout import HELD_OUT, TRAIN, play, seeds_of
 from jepa_video.envs.two_rooms import EB_STEPS, eb_tasks, held_back
@@ -93,6 +93,27 @@ def test_who_wanders_turns_where_it_gets_nowhere():
         ]
         stood[name] = 1 - np.concatenate(moved).mean()
     assert stood["explore"] > 0.5 and stood["wander"] < 0.4
+
+
+def test_who_sways_moves_a_mass_and_leaves_it_where_it_is():
+    pushes = np.stack([swaying(np.random.default_rng(i), 200, 1)[:, 0] for i in range(40)])
+    walks = np.stack([np.random.default_rng(i).uniform(-1, 1, 200) for i in range(40)])
+    far = [np.abs(some.cumsum(1).cumsum(1)).max(1).mean() for some in (pushes, walks)]
+    assert np.abs(pushes).mean() > 0.3 and far[0] < far[1] / 4
+    tempi = np.abs(np.fft.rfft(pushes)).argmax(1)  # tops of a spectrum, in 200 steps
+    assert tempi.min() < 4 and tempi.max() > 40
+
+
+def test_a_pole_that_is_swayed_swings_over_the_top_on_a_cart_that_is_seen():
+    seen, up = {}, {}
+    for name in ("explore", "sway"):
+        env = make_batch("CartPole", 64, budget=200)
+        env.has = lambda name: False  # nobody leads
+        played = play(env, make_policy(name, env), range(64))
+        states = np.stack([one.states for one in played])
+        seen[name] = (np.abs(states[..., 0]) < 2.3).mean()
+        up[name] = (np.cos(states[..., 2]) > 0.95).any(1).mean()
+    assert seen["sway"] > 0.9 > 0.7 > seen["explore"] and up["sway"] > 0.2
 
 
 @pytest.mark.parametrize("id", IDS)
