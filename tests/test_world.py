@@ -367,6 +367,20 @@ def test_a_world_with_a_latent_becomes_an_agent_that_acts(episodes: Path, tmp_pa
     assert env.step(found.act(observation)) and found.explain().imagined.shape == (2, 6, 2)
 
 
+def test_a_world_of_contrast_keeps_the_mean_of_what_it_learned_from(
+    episodes: Path, tmp_path: Path
+) -> None:
+    words = [*world_words(episodes, tmp_path, "apart"), "--model.encoder.contrast", "true"]
+    assert main(words) == 0
+    backdrop = load_world(tmp_path / "apart").encoder.backdrop
+    assert 0 < float(backdrop.scale) < 1 and float(backdrop.mean.std()) > 0
+    # Another world that begins with this encoder looks through the same eyes.
+    words = [*world_words(episodes, tmp_path, "next"), "--init", str(tmp_path / "apart")]
+    assert main([*words, "--data.share", "0.5"]) == 0
+    after = load_world(tmp_path / "next").encoder.backdrop
+    torch.testing.assert_close(after.state_dict(), backdrop.state_dict(), rtol=0, atol=0)
+
+
 def test_a_world_that_feels_is_played_learned_from_and_played(
     episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from ..agent.scene import completion, scene_words
 from ..agent.world_files import save_world
 from ..data.episode_module import EpisodeDataModule
 from ..data.episodes import Windows
+from ..data.transforms import normalise
 from ..errors import UserError
 from ..evaluation.after_world import conclude, last_screen
 from ..interop.weights import load_encoder
@@ -86,6 +87,9 @@ class WorldJob(TrainingJob):
             raise UserError(f"model: {' '.join(str(error).split())}") from error
         states = self.data.train.states
         self.module.standardise(states.mean(0), states.std(0))
+        backdrop = getattr(self.module.encoder, "backdrop", None)
+        if backdrop is not None and self.config.init is None:
+            backdrop.fit(normalise(b["video"]) for b in self.data.trained_on(SOLVED))
         if self.module.encoder.image != facts.size:
             raise UserError(
                 f"model.encoder.image is {self.module.encoder.image} and the episodes have "

@@ -223,7 +223,7 @@ def swaying(source: np.random.Generator, steps: int, size: int) -> Array:
     grown = np.minimum(np.arange(steps + 2) / tempo, 1.0) ** 2  # it begins at rest
     push = np.diff(path * grown[:, None], 2, axis=0)
     strong = source.uniform(0.3, 1.2)
-    return np.clip(push * strong / push.std(axis=0).clip(1e-12), -1, 1)
+    return np.asarray(np.clip(push * strong / push.std(axis=0).clip(1e-12), -1, 1))
 
 
 def _smooth(source: np.random.Generator, steps: int, size: int) -> Array:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, within
+from .backdrop import Backdrop
 from .blocks import gather_tokens
 from .encoder import VideoEncoder, token_grid
 
@@ -30,6 +31,8 @@ class ConvEncoder(VideoEncoder):
         channels: feature maps after the first convolution; they double with each one.
         width: `D` of the tokens.
         colours: colour channels `C`.
+        contrast: pictures are taken less their mean, see `Backdrop`, whose `fit` a world model's
+            training calls before the first step.
 
     Raises:
         UserError: patch or tubelet do not divide the clip, or patch is no power of 2.
@@ -44,6 +47,7 @@ class ConvEncoder(VideoEncoder):
         channels: int = 16,
         width: int = 64,
         colours: int = 3,
+        contrast: bool = False,
     ) -> None:
         super().__init__()
         halvings = patch.bit_length() - 1
@@ -52,10 +56,11 @@ class ConvEncoder(VideoEncoder):
         within("model.encoder", 1, channels=channels, width=width, colours=colours)
         self.config = {"class": "ConvEncoder", "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "channels": channels}
-        self.config |= {"width": width, "colours": colours}
+        self.config |= {"width": width, "colours": colours, "contrast": contrast}
         self.grid = token_grid(frames, image, tubelet, patch)
         self.frames, self.image, self.tubelet, self.patch = frames, image, tubelet, patch
         self.width = width
+        self.backdrop = Backdrop(colours, image) if contrast else None
         widths = [colours * tubelet, *(channels << i for i in range(halvings))]
         sizes = [5, *[3] * (halvings - 1)]
         self.convs = nn.ModuleList(
@@ -73,6 +78,7 @@ class ConvEncoder(VideoEncoder):
                 f"clip of {t} frames of {h} x {w}; the encoder takes {self.frames} frames of "
                 f"{self.image} x {self.image}"
             )
+        clip = clip if self.backdrop is None else self.backdrop(clip)
         tubes = clip.transpose(1, 2).reshape(b * self.grid[0], self.tubelet * c, h, w)
         if keep is not None:
             tubes = tubes * self._seen(keep, clip)
