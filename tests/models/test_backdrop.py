@@ -1,4 +1,4 @@
-"""Claims of the backdrop: what all pictures share is taken away, and what is left is of unit size."""
+"""Claims of the backdrop: what all pictures share is taken away; what is left is of unit size."""
 
 from __future__ import annotations
 
