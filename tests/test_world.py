@@ -367,10 +367,10 @@ def test_a_world_with_a_latent_becomes_an_agent_that_acts(episodes: Path, tmp_pa
     assert env.step(found.act(observation)) and found.explain().imagined.shape == (2, 6, 2)
 
 
-def test_a_world_of_contrast_keeps_the_mean_of_what_it_learned_from(
+def test_a_world_with_a_backdrop_keeps_the_mean_of_what_it_learned_from(
     episodes: Path, tmp_path: Path
 ) -> None:
-    words = [*world_words(episodes, tmp_path, "apart"), "--model.encoder.contrast", "true"]
+    words = [*world_words(episodes, tmp_path, "apart"), "--model.encoder.backdrop", "true"]
     assert main(words) == 0
     backdrop = load_world(tmp_path / "apart").encoder.backdrop
     assert 0 < float(backdrop.scale) < 1 and float(backdrop.mean.std()) > 0

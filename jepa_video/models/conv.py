@@ -31,7 +31,7 @@ class ConvEncoder(VideoEncoder):
         channels: feature maps after the first convolution; they double with each one.
         width: `D` of the tokens.
         colours: colour channels `C`.
-        contrast: pictures are taken less their mean, see `Backdrop`, whose `fit` a world model's
+        backdrop: pictures are taken less their mean, see `Backdrop`, whose `fit` a world model's
             training calls before the first step.
 
     Raises:
@@ -47,7 +47,7 @@ class ConvEncoder(VideoEncoder):
         channels: int = 16,
         width: int = 64,
         colours: int = 3,
-        contrast: bool = False,
+        backdrop: bool = False,
     ) -> None:
         super().__init__()
         halvings = patch.bit_length() - 1
@@ -56,11 +56,11 @@ class ConvEncoder(VideoEncoder):
         within("model.encoder", 1, channels=channels, width=width, colours=colours)
         self.config = {"class": "ConvEncoder", "frames": frames, "image": image}
         self.config |= {"tubelet": tubelet, "patch": patch, "channels": channels}
-        self.config |= {"width": width, "colours": colours, "contrast": contrast}
+        self.config |= {"width": width, "colours": colours, "backdrop": backdrop}
         self.grid = token_grid(frames, image, tubelet, patch)
         self.frames, self.image, self.tubelet, self.patch = frames, image, tubelet, patch
         self.width = width
-        self.backdrop = Backdrop(colours, image) if contrast else None
+        self.backdrop = Backdrop(colours, image) if backdrop else None
         widths = [colours * tubelet, *(channels << i for i in range(halvings))]
         sizes = [5, *[3] * (halvings - 1)]
         self.convs = nn.ModuleList(

@@ -118,7 +118,7 @@ class VideoJEPA(EnergyModel, Levels):
         refuse_backend(compile)
         self.encoder = encoder()
         if getattr(self.encoder, "backdrop", None) is not None:
-            raise UserError("model.encoder.contrast is of world models: here no mean is known")
+            raise UserError("model.encoder.backdrop is of world models: here no mean is known")
         self.ema = target == "ema"
         self.target = frozen_copy(self.encoder) if self.ema else self.encoder
         if target == "separate":

@@ -35,7 +35,7 @@ def test_where_nothing_differs_nothing_is_divided_by_zero():
 
 def test_an_encoder_with_it_sees_through_the_background():
     torch.manual_seed(0)
-    model = ConvEncoder(image=8, patch=4, channels=4, width=8, contrast=True).eval()
+    model = ConvEncoder(image=8, patch=4, channels=4, width=8, backdrop=True).eval()
     clips = torch.cat(videos())[:, :, :1]
     apart = [model(clips).std(0).mean()]
     model.backdrop.fit(videos())

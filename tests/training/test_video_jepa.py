@@ -128,8 +128,8 @@ def test_what_stands_still_in_a_clip_satisfies_no_variance_around_times():
     assert float(terms["bare"]["reg/times/variance"]) > 0.1
     with pytest.raises(UserError, match="regularize times needs two or more time slots"):
         jepa(encoder=partial(ConvEncoder, 2, 16, 2, 8), regularize=("times",))
-    with pytest.raises(UserError, match="contrast is of world models"):
-        jepa(encoder=partial(ConvEncoder, 2, 16, contrast=True))
+    with pytest.raises(UserError, match="backdrop is of world models"):
+        jepa(encoder=partial(ConvEncoder, 2, 16, backdrop=True))
 
 
 def test_separate_encoders_both_learn_and_are_both_regularised():
