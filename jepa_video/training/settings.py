@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import UserError, within
+from ..models.state import StateHead
 
 
 def refuse_rates(
@@ -64,3 +65,19 @@ def numbers_of(known: Sequence[str], names: Sequence[str]) -> list[int]:
         told = ", ".join(known) or "none"
         raise UserError(f"model.felt: there is no state {unknown[0]!r}; there are {told}")
     return [known.index(name) for name in names]
+
+
+def seen_by(sought: bool, hidden: int, state: StateHead) -> tuple[int, tuple[int, int]] | None:
+    """What a readout that looks for things has to know of a state; None where it is not to.
+
+    Raises:
+        UserError: there is no network, or no map to look in.
+    """
+    if not sought:
+        return None
+    if not hidden or state.grid is None:
+        raise UserError(
+            "model.read_sought looks in the map of a MapState by a network: give both, "
+            "--model.state MapState and --model.read_hidden 128"
+        )
+    return state.aim, state.grid

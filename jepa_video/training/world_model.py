@@ -42,7 +42,7 @@ from .inference import InferZ
 from .passages import Passage, passages
 from .schedules import warmup_cosine
 from .second_level import untouched
-from .settings import numbers_of, refuse_backend, refuse_rates, refuse_windows
+from .settings import numbers_of, refuse_backend, refuse_rates, refuse_windows, seen_by
 
 READ = ("state", "reward")  # what the readouts tell of a state
 
@@ -77,6 +77,7 @@ class WorldModel(L.LightningModule):
             sees; those of `facts.state_names`.
         read_hidden: width of a network that reads numbers off states beside the linear map; 0 for
             none.
+        read_sought: that network looks for things in a state's map, see `Seeker`.
         learning_rate: peak of the schedule.
         final_learning_rate: end of the cosine, as a share of the peak.
         warmup: share of all steps in which the learning rate rises.
@@ -111,6 +112,7 @@ class WorldModel(L.LightningModule):
         steady: float = 25.0,
         felt: Sequence[str] = (),
         read_hidden: int = 0,
+        read_sought: bool = False,
         learning_rate: float = 2e-3,
         final_learning_rate: float = 0.01,
         warmup: float = 0.05,
@@ -144,7 +146,8 @@ class WorldModel(L.LightningModule):
         self.inverse_model.requires_grad_(inverse > 0)
         read = [("state", facts.state_size), ("reward", 1)]
         read = [(name, size) for name, size in read if size]
-        self.readout = Readout(width * tokens, read, read_hidden)
+        seen = seen_by(read_sought, read_hidden, self.state)
+        self.readout = Readout(width * tokens, read, read_hidden, seen)
         self.felt = numbers_of(facts.state_names, felt)
         self.proprioception = Proprioception(len(felt), width) if felt else None
         self.regularizer, self.distance = regularizer(), distance
