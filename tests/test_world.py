@@ -27,6 +27,7 @@ from jepa_video.envs import make_batch
 from jepa_video.interop.files import read_safetensors
 from jepa_video.interop.weights import save_encoder
 from jepa_video.models.conv import ConvEncoder
+from jepa_video.models.dynamics import Seeker
 from jepa_video.models.encoder import VideoViT
 
 ROOT = Path(__file__).parents[1]
@@ -379,6 +380,17 @@ def test_a_world_with_a_backdrop_keeps_the_mean_of_what_it_learned_from(
     assert main([*words, "--data.share", "0.5"]) == 0
     after = load_world(tmp_path / "next").encoder.backdrop
     torch.testing.assert_close(after.state_dict(), backdrop.state_dict(), rtol=0, atol=0)
+
+
+def test_a_readout_that_looks_for_things_needs_a_map_and_a_network(
+    episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*world_words(episodes, tmp_path, "sought"), "--model.read_sought", "true"]
+    assert main(words) == 2
+    assert "model.read_sought looks in the map" in capsys.readouterr().err
+    assert main([*words, "--model.read_hidden", "8", "--model.state", "VectorState"]) == 2
+    assert main([*words, "--model.read_hidden", "8"]) == 0
+    assert isinstance(load_world(tmp_path / "sought").readout.deep["reward"], Seeker)
 
 
 def test_a_world_that_feels_is_played_learned_from_and_played(
