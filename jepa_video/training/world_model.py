@@ -125,9 +125,8 @@ class WorldModel(L.LightningModule):
         refuse_windows(context, horizon, piece, settle)
         refuse_rates(learning_rate, final_learning_rate, warmup, weight_decay, betas)
         refuse_backend(compile)
-        weights = {"prediction": prediction, "regularize": regularize}
+        weights = {"prediction": prediction, "regularize": regularize, "read_hidden": read_hidden}
         within("model", 0, **weights, inverse=inverse, temporal=temporal, steady=steady)
-        within("model", 0, read_hidden=read_hidden)
         self.facts, self.context, self.horizon = facts, context, horizon
         self.piece, self.settle = piece, settle
         self.encoder = encoder()
@@ -144,8 +143,7 @@ class WorldModel(L.LightningModule):
         # Several ranks wait for the gradient of every weight that trains; without the term it has
         # none.
         self.inverse_model.requires_grad_(inverse > 0)
-        read = [("state", facts.state_size), ("reward", 1)]
-        read = [(name, size) for name, size in read if size]
+        read = [("state", facts.state_size), ("reward", 1)][not facts.state_size :]
         seen = seen_by(read_sought, read_hidden, self.state)
         self.readout = Readout(width * tokens, read, read_hidden, seen)
         self.felt = numbers_of(facts.state_names, felt)
