@@ -369,9 +369,11 @@ def test_a_world_with_a_latent_becomes_an_agent_that_acts(episodes: Path, tmp_pa
 
 
 def test_a_world_with_a_backdrop_keeps_the_mean_of_what_it_learned_from(
-    episodes: Path, tmp_path: Path
+    episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*world_words(episodes, tmp_path, "apart"), "--model.encoder.backdrop", "true"]
+    assert main([*words, "--model.encoder.image", "32"]) == 2
+    assert "model.encoder.image is 32 and the episodes have 64" in capsys.readouterr().err
     assert main(words) == 0
     backdrop = load_world(tmp_path / "apart").encoder.backdrop
     assert 0 < float(backdrop.scale) < 1 and float(backdrop.mean.std()) > 0

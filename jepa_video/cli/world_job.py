@@ -87,9 +87,6 @@ class WorldJob(TrainingJob):
             raise UserError(f"model: {' '.join(str(error).split())}") from error
         states = self.data.train.states
         self.module.standardise(states.mean(0), states.std(0))
-        backdrop = getattr(self.module.encoder, "backdrop", None)
-        if backdrop is not None and self.config.init is None:
-            backdrop.fit(normalise(b["video"]) for b in self.data.trained_on(SOLVED))
         if self.module.encoder.image != facts.size:
             raise UserError(
                 f"model.encoder.image is {self.module.encoder.image} and the episodes have "
@@ -101,6 +98,9 @@ class WorldJob(TrainingJob):
                 f"windows need {shortest} frames or more (model.encoder.frames and model.context): "
                 f"data.frames is {self.data.frames} and model.piece {self.module.piece}"
             )
+        backdrop = getattr(self.module.encoder, "backdrop", None)
+        if backdrop is not None and not backdrop.fitted:
+            backdrop.fit(normalise(b["video"]) for b in self.data.trained_on(SOLVED))
 
     def _loaded(self, size: int) -> VideoEncoder:
         """The encoder of --init, for clips and pictures as they are asked for.

@@ -2,7 +2,9 @@
 
 Where little moves before a large background, it is little of what an encoder is moved by: states
 that tell no action are near, and those that do are far. Less the mean picture, and over what is
-left's deviation, an inverse model of reacher-easy errs half as much after 110 steps (LOG.md).
+left's deviation, an inverse model of reacher-easy errs half as much after 110 steps (LOG.md). The
+mean is of many episodes: that of a clip, `background` of `VideoViT`, takes off what stands still,
+and where a thing stands is what a state has to tell.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ class Backdrop(nn.Module):
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(colours, size, size))
         self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the mean of some pictures is known."""
+        return bool(self.mean.any())
 
     def forward(self, clips: Tensor) -> Tensor:
         """Normalised clips `B C T H W` to as many."""

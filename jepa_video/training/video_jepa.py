@@ -117,7 +117,8 @@ class VideoJEPA(EnergyModel, Levels):
         within("model", 0, 1, momentum=momentum)
         refuse_backend(compile)
         self.encoder = encoder()
-        if getattr(self.encoder, "backdrop", None) is not None:
+        backdrop = getattr(self.encoder, "backdrop", None)
+        if backdrop is not None and not backdrop.fitted:
             raise UserError("model.encoder.backdrop is of world models: here no mean is known")
         self.ema = target == "ema"
         self.target = frozen_copy(self.encoder) if self.ema else self.encoder

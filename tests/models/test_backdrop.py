@@ -18,7 +18,9 @@ def test_what_is_left_has_mean_zero_and_unit_deviation_whatever_the_batches():
     backdrop = Backdrop(3, 8)
     seen = torch.cat(videos())
     assert torch.equal(backdrop(seen), seen), "before it is fitted it changes nothing"
+    assert not backdrop.fitted
     backdrop.fit(videos())
+    assert backdrop.fitted
     left = backdrop(seen)
     torch.testing.assert_close(left.mean((0, 2)), torch.zeros(3, 8, 8), atol=1e-4, rtol=0)
     torch.testing.assert_close(left.square().mean(), torch.tensor(1.0), atol=1e-3, rtol=0)

@@ -130,6 +130,9 @@ def test_what_stands_still_in_a_clip_satisfies_no_variance_around_times():
         jepa(encoder=partial(ConvEncoder, 2, 16, 2, 8), regularize=("times",))
     with pytest.raises(UserError, match="backdrop is of world models"):
         jepa(encoder=partial(ConvEncoder, 2, 16, backdrop=True))
+    known = ConvEncoder(2, 16, 2, backdrop=True)
+    known.backdrop.fit([torch.randn(2, 3, 2, 16, 16)])
+    assert torch.equal(jepa(encoder=lambda: known).target.backdrop.mean, known.backdrop.mean)
 
 
 def test_separate_encoders_both_learn_and_are_both_regularised():
