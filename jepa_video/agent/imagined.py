@@ -5,13 +5,17 @@ Shapes: states `B P D`, candidates `B S A`, states of candidates `N P D` with N 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from ..training.target import still
 from ..training.world_model import WorldModel
 from .cost import Critic, IntrinsicCost
+from .dreams import Dream, dreamt, returns
 from .planners.base import Limits
-from .policy import Reaction, anything
+from .policy import Reaction, ReactivePolicy, anything
 from .reach import LEAP, Ways
 from .recall import lived
 from .task import Task, Zone
@@ -30,6 +34,8 @@ class Imagined:
         futures: draws of z that a cost is the mean of.
         discount: of each step.
         recall: steps of memory that a critic of values looks ahead.
+        ahead: steps that are dreamt.
+        trace: of what dreams come to, see `dreams.returns`.
     """
 
     intrinsic: IntrinsicCost
@@ -44,6 +50,8 @@ class Imagined:
     futures: int
     discount: float
     recall: int
+    ahead: int
+    trace: float
 
     @property
     def world(self) -> WorldModel:
@@ -94,6 +102,25 @@ class Imagined:
         total = (spent + self.discount * shares * left)[:, which]
         least: Tensor = total.view(len(state), count, draws, -1).mean(2).amin(-1)
         return least
+
+    def dream(
+        self, state: Tensor, goal: Tensor | None, policy: ReactivePolicy, draw: torch.Generator
+    ) -> tuple[Dream, Tensor]:
+        """What a policy would do from states `B P D`, and what that costs from each on, `B H`."""
+        world, limits = self.world, self.limits
+        assert limits is not None
+        drawn = world.futures(state[:, None], 1, draw)
+        z = None if drawn is None else drawn[:, 0]
+
+        def foretells(known: Tensor, past: Tensor, action: Tensor) -> Tensor:
+            return world.imagine(known, action, z, past)[:, 0]
+
+        with still(world.dynamics):  # they say where to, and do not come nearer
+            reacts = partial(policy.on, goal=goal)
+            dream = dreamt(state, self.ahead, reacts, foretells, limits.clip_inwards, draw)
+        costs = self.felt(dream.after, dream.actions, goal)
+        later = self.later(dream.after, goal)
+        return dream, returns(costs, later, self.discount, self.trace)
 
     def later(self, future: Tensor, goal: Tensor | None) -> Tensor:
         """What the least hopeful network expects after imagined states `N H P D`: `N H`."""

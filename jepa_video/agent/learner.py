@@ -3,7 +3,7 @@
     V(s, g) = min over plans of m steps of  sum_k d^(k-1) c(s_k, g) + d^m V'(s_m, g)
               and never more than what memory took from s to g
     policy: towards the best of these plans' first actions, or down the critic's slope through the
-    world model, or towards what the data did
+    world model, for a step or as many as are dreamt, or towards what the data did
 
 Where the goal alone counts, V is that of a critic of ways (`reach.py`), which learns from memory's
 own steps; the policy begins half-way through, when there is something to go by.
@@ -19,7 +19,7 @@ Shapes: pairs `B P D`, candidates `B S A`, states of candidates `N P D` with N =
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ..distributed import rank
-from ..errors import UserError, within
+from ..errors import within
 from ..randomness import LATENT, generator
 from ..training.passages import Passage
 from ..training.schedules import staged
@@ -43,57 +43,11 @@ from .planners.base import Limits
 from .policy import Reaction
 from .reach import Ways
 from .recall import ROWS, reached, recalled, surprises, surprising
+from .refused import Judge, Source, refuse_judge, refuse_numbers, refuse_source
 from .task import Zone
 from .trails import BESIDE
 
-Source = Literal["plans", "critic", "data"]
-Judge = Literal["auto", "ways", "chart", "value"]
 ALONE = 0.5  # share of its stage in which a critic of ways learns alone
-
-
-def refuse_numbers(
-    correct: float,
-    planned: int,
-    candidates: int,
-    members: int,
-    holds: tuple[int, ...],
-    discount: float,
-) -> None:
-    """Say it where numbers, of which `AgentLearner` tells, teach nothing.
-
-    Raises:
-        UserError: which, and what they have to be.
-    """
-    if not 0 <= correct < 1 or planned < 2:
-        raise UserError(
-            "learn.correct must be from 0 to below 1 and learn.planned 2 or more, not "
-            f"{correct} and {planned}"
-        )
-    if candidates < 5 or members < 1 or not holds or min(holds) < 1:
-        raise UserError("candidates must be 5 or more, members and holds 1 or more")
-    if not 0 < discount < 1:
-        raise UserError(f"discount must be between 0 and 1, not {discount}")
-
-
-def refuse_judge(judge: Judge, alone: bool, recall: int, stride: int) -> None:
-    """Say it where the critic cannot be of the kind that is asked for.
-
-    Args:
-        judge: the kind.
-        alone: whether there are goals, and these count alone.
-        recall: steps that a critic of values looks ahead.
-        stride: steps of level 2, which stands beside a critic of ways.
-
-    Raises:
-        UserError: why not.
-    """
-    if judge in ("ways", "chart") and not alone:
-        raise UserError(f"learn.judge {judge} counts steps to a goal: it takes the cost goal alone")
-    ways = judge != "value" and alone
-    if recall and ways:
-        raise UserError("learn.recall is of a critic of values: give --learn.judge value")
-    if stride and not ways:
-        raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
 
 
 class AgentLearner(Imagined, L.LightningModule):
@@ -111,7 +65,9 @@ class AgentLearner(Imagined, L.LightningModule):
             what is imagined), or `auto`: ways where the goal alone counts.
         source: what the policy learns from: `plans` (the best candidate), `critic` (the slope of
             cost and critic through the world model), `data` (actions of memory, by relabelling:
-            the goal is where they led, a step later or some; Ghosh et al. 2021, GCSL).
+            the goal is where they led, a step later or some; Ghosh et al. 2021, GCSL), or `dreams`:
+            the slope of what it comes to by its own actions for `ahead` steps, which is what a
+            critic of values learns too, see `dreams.py`.
         correct: share of all steps, at the beginning, in which the dynamics are corrected.
         surprise: share of what they are corrected on, before any round, that is drawn by how wrong
             the world model is there (Schaul et al. 2016): what is rare, as a gate that opens.
@@ -126,6 +82,9 @@ class AgentLearner(Imagined, L.LightningModule):
         finer: cells of a chart along a token of the map.
         futures: draws of z that a plan's cost is the mean of, where the world has a latent.
         stride: steps of level 1 in one of level 2, beside a critic of ways; 0 for no level 2.
+        ahead: steps of a dream.
+        trace: how far a dream's own costs count before the critic's word does, 0 to 1.
+        open: what a nat of the policy's entropy is worth in dreams, in cost of a step.
         discount: of each step.
         momentum: of the target network.
         learning_rate: peak.
@@ -156,6 +115,9 @@ class AgentLearner(Imagined, L.LightningModule):
         finer: int = 1,
         futures: int = 4,
         stride: int = 0,
+        ahead: int = 12,
+        trace: float = 0.95,
+        open: float = 3e-4,
         discount: float = 0.97,
         momentum: float = 0.99,
         learning_rate: float = 1e-3,
@@ -168,12 +130,10 @@ class AgentLearner(Imagined, L.LightningModule):
         within("learn", 1, hidden=hidden, finer=finer, futures=futures)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup, surprise=surprise, hope=hope)
-        within("learn", 0, recall=recall)
+        within("learn", 0, recall=recall, open=open)
+        within("learn", 1, ahead=ahead)
+        within("learn", 0, 1, trace=trace)
         facts = world.facts
-        if source == "critic" and facts.discrete:
-            raise UserError(
-                "learn.source critic follows the slope of actions, and kinds have none: take plans"
-            )
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
         self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
         self.correct, self.planned = correct, planned
@@ -185,7 +145,9 @@ class AgentLearner(Imagined, L.LightningModule):
         alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
         self.ways = judge != "value" and alone
         self.surprise, self.recall, self.hope = surprise, recall, hope
+        self.ahead, self.trace, self.open = ahead, trace, open
         refuse_judge(judge, alone, recall, stride)
+        refuse_source(source, facts.discrete, not self.ways and not recall)
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
             ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride, recall=recall,
@@ -243,6 +205,8 @@ class AgentLearner(Imagined, L.LightningModule):
         if self.ways or self.recall:
             return self.led(batch, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
+        if self.source == "dreams":
+            return self.dreamed(batch, draw)
         acted, saved, costs = self.distilled(batch, draw)
         cost = torch.minimum(costs.amin(1), self.lived(batch["ahead"]))
         told = self.critic.each(batch["state"], batch["goal"] if self.goal else None)  # M B
@@ -253,6 +217,21 @@ class AgentLearner(Imagined, L.LightningModule):
         if len(told) > 1:
             facts["doubt"] = told.detach().std(0).mean()
         self.log_dict({"loss": loss.detach(), **facts})
+        return {"loss": loss + self._idle(self.dynamics)}
+
+    def dreamed(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
+        """What the policy comes to by its own actions: to be made less, and to be foretold."""
+        goal = batch["goal"] if self.goal else None
+        dream, left = self.dream(batch["state"], goal, self.policy, draw)
+        aim = None if goal is None else goal.repeat_interleave(self.ahead, 0)
+        told = self.critic.each(dream.before.detach().flatten(0, 1), aim)  # M BH
+        error = (told - left.detach().flatten()).square().mean()
+        acted = (1 - self.discount) * left.mean() + self.open * dream.odds.mean()
+        shown, saved, _ = self.distilled(batch, draw)
+        loss = error + acted + shown + saved
+        facts = {"critic": error, "policy": acted, "worth": saved, "cost": left.mean()}
+        facts |= {"doubt": told.std(0).mean()} if len(told) > 1 else {}
+        self.log_dict({name: part.detach() for name, part in {"loss": loss, **facts}.items()})
         return {"loss": loss + self._idle(self.dynamics)}
 
     def taught(self, batch: dict[str, Tensor], share: float) -> Tensor:
@@ -333,6 +312,8 @@ class AgentLearner(Imagined, L.LightningModule):
     ) -> Tensor:
         """The policy's loss by its source."""
         state, shown = batch["state"], self.shown(batch)
+        if self.source == "dreams":  # which it learns from by themselves
+            return shown + 0 * reaction.told.sum()
         if self.source == "critic":
             assert self.limits is not None
             tried, goal = reaction.sample(1, draw), batch["goal"] if self.goal else None

@@ -131,6 +131,19 @@ class Reaction(NamedTuple):
         noise = torch.randn(shape, generator=generator).to(self.told)
         return torch.tanh(mean + log.clamp(_LEAST, _MOST).exp() * noise)
 
+    def drawn(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One draw of each, `N A`, that gradients go through, and its log likelihood, `N`.
+
+        Of vectors alone. Told from before the squashing, so that it is exact at the edge too.
+        """
+        mean, log = self.told.chunk(2, -1)
+        log = log.clamp(_LEAST, _MOST)
+        noise = torch.randn(mean.shape, generator=generator).to(mean)
+        before = mean + log.exp() * noise
+        normal = -0.5 * noise.square() - log - 0.5 * math.log(2 * math.pi)
+        correction = 2 * (math.log(2) - before - F.softplus(-2 * before))
+        return torch.tanh(before), (normal - correction).sum(-1)
+
     def near(self, actions: Tensor) -> Tensor:
         """How near each of `N S A` is to the likeliest, 0 at most: `N S`.
 

@@ -14,7 +14,7 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --world FILE              or settings of jepa-video world, to train one first, as runs/NAME-world;
                             the same command again goes on with it, or takes it when it is finished
   --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
-  --learn.source S          what the policy learns from: plans, critic or data
+  --learn.source S          what the policy learns from: plans, critic, data or dreams
   --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the
                             scene, for many walls), value (any cost), or auto
   --learn.recall N          a critic of values learns from so many steps of memory, not from plans

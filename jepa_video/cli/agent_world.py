@@ -60,7 +60,7 @@ def _refuse(parser: Any, config: Any) -> None:
     Raises:
         UserError: which.
     """
-    from ..agent.learner import refuse_numbers
+    from ..agent.refused import refuse_numbers
     from .training_job import instantiated
 
     learn = instantiated(parser, config).learn

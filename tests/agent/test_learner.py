@@ -422,7 +422,7 @@ def test_proposals_are_the_policys_what_was_done_and_draws_over_all_actions(disc
 KINDS_TOO = [(source, kinds) for source in ("plans", "data") for kinds in (False, True)]
 
 
-@pytest.mark.parametrize(("source", "discrete"), [*KINDS_TOO, ("critic", False)])
+@pytest.mark.parametrize(("source", "discrete"), [*KINDS_TOO, ("critic", False), ("dreams", False)])
 def test_every_source_of_the_policy_trains_it(source, discrete):
     world = moving_world(action_size=3, discrete=discrete)
     intrinsic = IntrinsicCost(0.5, 3, world.read)
@@ -442,10 +442,18 @@ def test_every_source_of_the_policy_trains_it(source, discrete):
     assert all(p.grad is None for p in learner.world.parameters())
 
 
-def test_kinds_have_no_slope_to_follow():
+@pytest.mark.parametrize("source", ["critic", "dreams"])
+def test_kinds_have_no_slope_to_follow(source):
     world = moving_world(action_size=3, discrete=True)
-    with pytest.raises(UserError, match="kinds have none: take plans"):
-        AgentLearner(world, IntrinsicCost(0.5, 3, world.read), {"goal": 1.0}, True, source="critic")
+    with pytest.raises(UserError, match=f"source {source} .* kinds have none: take plans"):
+        AgentLearner(world, IntrinsicCost(0.5, 3, world.read), {"goal": 1.0}, True, source=source)
+
+
+@pytest.mark.parametrize("settings", [{"judge": "ways"}, {"judge": "value", "recall": 3}, {}])
+def test_dreams_teach_a_critic_of_values_that_learns_from_nothing_else(settings):
+    settings = {"source": "dreams", **settings}
+    with pytest.raises(UserError, match="dreams takes --learn.judge value, and no learn.recall"):
+        line_learner(**({"judge": "auto"} | settings))
 
 
 @pytest.mark.parametrize("judge", ["ways", "value"])
@@ -473,8 +481,9 @@ def test_actions_of_memory_are_those_of_where_its_episode_was_later_or_of_the_ne
     assert told.flatten(1).mean(1).tolist() == [0, 1, 1]
 
 
-def test_the_slope_of_the_critic_leads_the_policy_to_the_goal():
-    learner = trained(line_learner(source="critic", holds=(1,)), 150)
+@pytest.mark.parametrize("source", ["critic", "dreams"])
+def test_the_slope_of_the_critic_leads_the_policy_to_the_goal(source):
+    learner = trained(line_learner(source=source, holds=(1,), ahead=4), 150)
     state, goal = starts()
     away = (goal - state).flatten()
     action = learner.policy.on(state, goal).best()[:, 0]

@@ -56,6 +56,13 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 LEARNERS: dict[str, dict[str, Any]] = {
     **{source: {"source": source} for source in ("plans", "critic", "data")},
+    "dreams": {"source": "dreams", "judge": "value", "ahead": 3},
+    "dreams of rewards": {
+        "source": "dreams",
+        "ahead": 3,
+        "goal": False,
+        "weights": {"reward": 1.0, "effort": 0.1},
+    },
     "rewards": {"goal": False, "weights": {"reward": 1.0, "effort": 0.1}},
     "kinds": {"told": facts(discrete=True)},
     "one network": {"members": 1},

@@ -1,0 +1,74 @@
+"""Settings that a learner cannot learn from, and why: told before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..errors import UserError
+
+Source = Literal["plans", "critic", "data", "dreams"]
+Judge = Literal["auto", "ways", "chart", "value"]
+
+
+def refuse_numbers(
+    correct: float,
+    planned: int,
+    candidates: int,
+    members: int,
+    holds: tuple[int, ...],
+    discount: float,
+) -> None:
+    """Say it where numbers, of which `AgentLearner` tells, teach nothing.
+
+    Raises:
+        UserError: which, and what they have to be.
+    """
+    if not 0 <= correct < 1 or planned < 2:
+        raise UserError(
+            "learn.correct must be from 0 to below 1 and learn.planned 2 or more, not "
+            f"{correct} and {planned}"
+        )
+    if candidates < 5 or members < 1 or not holds or min(holds) < 1:
+        raise UserError("candidates must be 5 or more, members and holds 1 or more")
+    if not 0 < discount < 1:
+        raise UserError(f"discount must be between 0 and 1, not {discount}")
+
+
+def refuse_judge(judge: Judge, alone: bool, recall: int, stride: int) -> None:
+    """Say it where the critic cannot be of the kind that is asked for.
+
+    Args:
+        judge: the kind.
+        alone: whether there are goals, and these count alone.
+        recall: steps that a critic of values looks ahead.
+        stride: steps of level 2, which stands beside a critic of ways.
+
+    Raises:
+        UserError: why not.
+    """
+    if judge in ("ways", "chart") and not alone:
+        raise UserError(f"learn.judge {judge} counts steps to a goal: it takes the cost goal alone")
+    ways = judge != "value" and alone
+    if recall and ways:
+        raise UserError("learn.recall is of a critic of values: give --learn.judge value")
+    if stride and not ways:
+        raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
+
+
+def refuse_source(source: Source, discrete: bool, values: bool) -> None:
+    """Say it where the policy cannot learn from that.
+
+    Args:
+        source: of what it learns.
+        discrete: whether actions are kinds.
+        values: whether the critic is one of values that learns from what is imagined.
+
+    Raises:
+        UserError: why not.
+    """
+    if source in ("critic", "dreams") and discrete:
+        raise UserError(
+            f"learn.source {source} follows the slope of actions, and kinds have none: take plans"
+        )
+    if source == "dreams" and not values:
+        raise UserError("learn.source dreams takes --learn.judge value, and no learn.recall")
