@@ -180,7 +180,8 @@ class Bank(Dataset[dict[str, Tensor]]):
     ) -> dict[str, Tensor]:
         """What followed: `way` `B n P D`, `did` `B n A`, `ended` `B n`, and how many `steps` count.
 
-        As many as are drawn, up to n, and to the end of the episode.
+        As many as are drawn, up to n, and to the end of the episode; `there` tells how many there
+        are, `B`.
         """
         if not self.onward:
             return {}
@@ -193,6 +194,7 @@ class Bank(Dataset[dict[str, Tensor]]):
             "did": self._acts[done],
             "ended": self._ends[done],
             "steps": torch.minimum(drawn, left),
+            "there": left.clamp(max=self.onward),
         }
 
     def transitions(self, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

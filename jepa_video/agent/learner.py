@@ -43,7 +43,7 @@ from .planners.base import Limits
 from .policy import Reaction
 from .reach import Ways
 from .recall import ROWS, reached, recalled, surprises, surprising
-from .refused import Judge, Source, refuse_judge, refuse_numbers, refuse_source
+from .refused import Judge, Source, refuse_foretold, refuse_judge, refuse_numbers, refuse_source
 from .task import Zone
 from .trails import BESIDE
 
@@ -69,6 +69,7 @@ class AgentLearner(Imagined, L.LightningModule):
             the slope of what it comes to by its own actions for `ahead` steps, which is what a
             critic of values learns too, see `dreams.py`.
         correct: share of all steps, at the beginning, in which the dynamics are corrected.
+        foretold: steps that they then foretell, each from what was foretold before it: for dreams.
         surprise: share of what they are corrected on, before any round, that is drawn by how wrong
             the world model is there (Schaul et al. 2016): what is rare, as a gate that opens.
         recall: steps of memory that a critic of values looks ahead, see `recall.py`; 0 for plans.
@@ -104,6 +105,7 @@ class AgentLearner(Imagined, L.LightningModule):
         judge: Judge = "auto",
         source: Source = "plans",
         correct: float = 0.4,
+        foretold: int = 1,
         surprise: float = 0.0,
         recall: int = 0,
         hope: float = 0.85,
@@ -131,7 +133,7 @@ class AgentLearner(Imagined, L.LightningModule):
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
         within("learn", 0, 1, momentum=momentum, warmup=warmup, surprise=surprise, hope=hope)
         within("learn", 0, recall=recall, open=open)
-        within("learn", 1, ahead=ahead)
+        within("learn", 1, ahead=ahead, foretold=foretold)
         within("learn", 0, 1, trace=trace)
         facts = world.facts
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
@@ -145,8 +147,9 @@ class AgentLearner(Imagined, L.LightningModule):
         alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
         self.ways = judge != "value" and alone
         self.surprise, self.recall, self.hope = surprise, recall, hope
-        self.ahead, self.trace, self.open = ahead, trace, open
+        self.foretold, self.ahead, self.trace, self.open = foretold, ahead, trace, open
         refuse_judge(judge, alone, recall, stride)
+        refuse_foretold(foretold, recall, surprise)
         refuse_source(source, facts.discrete, not self.ways and not recall)
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
@@ -178,7 +181,7 @@ class AgentLearner(Imagined, L.LightningModule):
     def measure(self, bank: Bank) -> None:
         """Take the scales from memory, and ask it for what this learner needs beside pairs."""
         self.scale_to(*bank.moments())
-        bank.onward = self.recall
+        bank.onward = self.recall or (self.foretold if self.foretold > 1 else 0)
         if self.recall and self.target is not None:
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
             cost = self.felt(batch["next"], batch["action"], batch["goal"])
@@ -281,12 +284,19 @@ class AgentLearner(Imagined, L.LightningModule):
 
     def corrected(self, batch: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """The energy of memory's own transitions."""
-        world, parts = self.world, surprising(batch, self.surprise)
-        known, done, after = (part[:, None] for part in parts)
+        world = self.world
+        if self.foretold > 1:
+            done, after = (batch[name][:, : self.foretold] for name in ("did", "way"))
+            time = torch.arange(self.foretold, device=done.device)
+            known, there = batch["state"][:, None], time < batch["there"][:, None]  # B H
+        else:
+            known, done, after = (part[:, None] for part in surprising(batch, self.surprise))
+            there = torch.ones(done.shape[:2], dtype=torch.bool, device=done.device)
         passage = Passage(known, done[:, :0], done, after)
         z = world.stray(world.explain(passage, draw), draw) if world.latent.dim else None
         told = world.imagine(known, passage.actions, z)
-        energy = world.prediction * world.energy(told, passage.future).mean()
+        each = world.energy(told.flatten(0, 1)[:, None], after.flatten(0, 1)[:, None])
+        energy = world.prediction * (each * there.flatten()).mean()
         self.log_dict({"loss": energy.detach(), "energy": energy.detach()})
         return {"loss": energy + sum(map(self._idle, self.trained().named().values()))}
 

@@ -72,3 +72,22 @@ def refuse_source(source: Source, discrete: bool, values: bool) -> None:
         )
     if source == "dreams" and not values:
         raise UserError("learn.source dreams takes --learn.judge value, and no learn.recall")
+
+
+def refuse_foretold(foretold: int, recall: int, surprise: float) -> None:
+    """Say it where the dynamics cannot be corrected on so many steps at once.
+
+    Args:
+        foretold: how many.
+        recall: steps of memory that are told for the critic; 0 for none.
+        surprise: share of what they are corrected on that is drawn by how wrong they are.
+
+    Raises:
+        UserError: why not.
+    """
+    if 0 < recall < foretold:
+        raise UserError(
+            f"learn.foretold {foretold} needs as many steps of learn.recall, which is {recall}"
+        )
+    if surprise and foretold > 1:
+        raise UserError("learn.surprise draws single steps: leave learn.foretold at 1")

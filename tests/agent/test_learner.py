@@ -285,6 +285,39 @@ def test_first_the_dynamics_are_corrected_on_what_memory_saw():
             assert float(loss.detach()) == pytest.approx(float(energy.detach()), rel=1e-5)
 
 
+def test_dynamics_that_are_to_foretell_several_steps_are_corrected_on_as_many_as_memory_has():
+    """The mean energy of rollouts; what lies behind the end of an episode counts nothing."""
+    model = world(state=partial(VectorState, dim=3, hidden=8)).requires_grad_(False).eval()
+    torch.manual_seed(0)
+    nn.init.normal_(model.dynamics.leave.weight, std=0.1)
+    intrinsic = IntrinsicCost(0.5, 3, model.read)
+    learner = on_trainer(AgentLearner(model, intrinsic, {"goal": 1.0}, True, foretold=4))
+    memory = Bank(0)
+    for length in (3, 9):
+        memory.add(torch.randn(length, 1, 3), torch.rand(length - 1, 2), torch.zeros(length - 1))
+    memory.onward = learner.foretold
+    given = memory.__getitems__([(index, 0) for index in range(len(memory))])
+    loss = learner.training_step(given, 0)["loss"]
+    energies = []
+    for states, actions in zip(memory.states, memory.actions, strict=True):
+        for begin in range(len(actions)):
+            known = states[begin : begin + 1, None]
+            for step in range(begin, min(begin + 4, len(actions))):
+                told = model.dynamics(known, actions[step : step + 1, None])
+                energies.append((told - states[step + 1]).square().mean())
+                known = told[:, None]
+    wanted = model.prediction * torch.stack(energies).sum() / (4 * len(memory))
+    assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+def test_as_many_steps_as_are_foretold_have_to_be_told():
+    with pytest.raises(UserError, match="foretold 4 needs as many steps of learn.recall, .* is 3"):
+        line_learner(foretold=4, recall=3)
+    with pytest.raises(UserError, match="draws single steps: leave learn.foretold at 1"):
+        line_learner(foretold=2, surprise=0.5)
+    assert line_learner(foretold=3, recall=3).foretold == 3
+
+
 def test_training_leaves_world_and_intrinsic_cost_as_they_are():
     learner = line_learner()
     before = {name: value.clone() for name, value in learner.world.state_dict().items()}

@@ -56,6 +56,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 LEARNERS: dict[str, dict[str, Any]] = {
     **{source: {"source": source} for source in ("plans", "critic", "data")},
+    "six foretold": {"foretold": 6},
     "dreams": {"source": "dreams", "judge": "value", "ahead": 3},
     "dreams of rewards": {
         "source": "dreams",
@@ -130,7 +131,12 @@ def given_to(module: LightningModule) -> dict[str, Tensor]:
     action = torch.rand(ROWS, 2, generator=draw) * 2 - 1
     if module.world.facts.discrete:
         action = torch.eye(2)[action.argmax(1)]
+    way = torch.randn(ROWS, 6, *state.shape[1:], generator=draw)
+    did = action[:, None].roll(1, 0).expand(-1, 6, -1)
     return {"state": state, "goal": goal, "next": after, "action": action} | {
+        "way": way,
+        "did": did,
+        "there": torch.arange(ROWS).clamp(1, 6),
         "reward": torch.randn(ROWS, generator=draw),
         "ahead": torch.arange(ROWS) - 3,
     }
