@@ -83,7 +83,7 @@ class AgentLearner(Imagined, L.LightningModule):
         finer: cells of a chart along a token of the map.
         futures: draws of z that a plan's cost is the mean of, where the world has a latent.
         stride: steps of level 1 in one of level 2, beside a critic of ways; 0 for no level 2.
-        ahead: steps of a dream.
+        ahead: steps of a dream; of 12 a policy learned to go where the world model errs.
         trace: how far a dream's own costs count before the critic's word does, 0 to 1.
         open: what a nat of the policy's entropy is worth in dreams, in cost of a step.
         discount: of each step.
@@ -117,7 +117,7 @@ class AgentLearner(Imagined, L.LightningModule):
         finer: int = 1,
         futures: int = 4,
         stride: int = 0,
-        ahead: int = 12,
+        ahead: int = 4,
         trace: float = 0.95,
         open: float = 3e-4,
         discount: float = 0.97,
