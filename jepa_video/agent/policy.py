@@ -140,9 +140,7 @@ class Reaction(NamedTuple):
         log = log.clamp(_LEAST, _MOST)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
         before = mean + log.exp() * noise
-        normal = -0.5 * noise.square() - log - 0.5 * math.log(2 * math.pi)
-        correction = 2 * (math.log(2) - before - F.softplus(-2 * before))
-        return torch.tanh(before), (normal - correction).sum(-1)
+        return torch.tanh(before), squashed(noise, log, before)
 
     def near(self, actions: Tensor) -> Tensor:
         """How near each of `N S A` is to the likeliest, 0 at most: `N S`.
@@ -165,11 +163,21 @@ class Reaction(NamedTuple):
         inner = actions.clamp(-1 + 1e-4, 1 - 1e-4)
         before = torch.atanh(inner)
         log = log.clamp(_LEAST, _MOST)
-        off = (before - mean) * (-log).exp()
-        normal = -0.5 * off.square() - log - 0.5 * math.log(2 * math.pi)
-        correction = 2 * (math.log(2) - before - F.softplus(-2 * before))
-        likely: Tensor = (normal - correction).sum(-1)
-        return likely
+        return squashed((before - mean) * (-log).exp(), log, before)
+
+
+def squashed(off: Tensor, log: Tensor, before: Tensor) -> Tensor:
+    """The log density of `tanh(before)`, in nats: `N A` to `N`.
+
+    Args:
+        off: how far `before` lies from the normal's mean, in deviations.
+        log: of the deviation.
+        before: the squashing.
+    """
+    normal = -0.5 * off.square() - log - 0.5 * math.log(2 * math.pi)
+    correction = 2 * (math.log(2) - before - F.softplus(-2 * before))
+    likely: Tensor = (normal - correction).sum(-1)
+    return likely
 
 
 def anything(shape: tuple[int, int, int], discrete: bool, draw: torch.Generator) -> Tensor:

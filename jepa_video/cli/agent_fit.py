@@ -18,6 +18,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the
                             scene, for many walls), value (any cost), or auto
   --learn.recall N          a critic of values learns from so many steps of memory, not from plans
+  --learn.ahead N           steps of a dream         --learn.foretold N  steps that the dynamics
+                            are corrected on at once, for dreams
   --learn.surprise S        share of what the dynamics are corrected on that surprised them
   --learn.candidates N      plans that are tried in each state
   --learn.stride K          also level 2: places K steps later, for sub-goals (--search.levels 2)
