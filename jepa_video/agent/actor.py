@@ -65,9 +65,9 @@ class Search:
             scenes that change; 0 for never.
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
-        far: steps of level 2 in such a plan.
+        far: what such a plan costs at most, in steps of level 2, see `level2.py`.
         critic: whether the critic says what is left when a plan ends; without it the cost of the
-            last state counts twice. Level 2, mode 1 and the configurator ask it still.
+            last state counts twice. Mode 1 and the configurator ask it still.
         via: rows and columns of places by way of which the policy proposes plans too, see
             `detours.py`; 0 for none.
         deadline: whether who is not at the goal when a plan ends counts as never getting there;
@@ -95,7 +95,7 @@ class Search:
     forget: int = 0
     share: float = 1.0
     levels: int = 1
-    far: int = 6
+    far: int = 600
     critic: bool = True
     via: int = 0
     deadline: bool = False

@@ -43,7 +43,7 @@ from .task import Situation, Task, Zone
 from .tried import Tried
 from .world_files import load_world, reach_of, refuse_other
 
-PLAN, AHEAD = 11, 15  # streams of the planners' draws, beside those of an episode
+PLAN: Final = 11  # stream of the planners' draws, beside those of an episode
 MODES: Final = ("mode1", "mode2", "auto", "learned")
 # Without a critic the horizon has to reach the goal by itself.
 FAR: Final = Search(horizon=24, samples=128, iterations=4, elites=12, colour=2.0, every=2)
@@ -111,9 +111,9 @@ class Agent:
         if search.levels < 2:
             return None
         trained = self.trained
-        if trained is None or trained.level2 is None or not isinstance(trained.critic, Ways):
+        if trained is None or trained.level2 is None:
             raise UserError("search.levels 2 needs an agent that was fitted with learn.stride")
-        return Ahead(trained.level2, trained.critic, search.far, search.samples)
+        return Ahead(trained.level2, search.far)
 
     def _configurator(self, mode: str) -> Configurator:
         if mode != "mode2" and self.policy is None:
@@ -220,13 +220,7 @@ class Agent:
         goal = self.itinerary.aim(state)
         if self.ahead is None:
             return goal
-        return self.ahead.aim(
-            state,
-            goal,
-            lambda which: self._draws(which, self.time, AHEAD),
-            self.over,
-            self._tried(goal),
-        )
+        return self.ahead.aim(state, goal, self.over, self._tried(goal))
 
     def _remember(self, state: Tensor) -> None:
         self.known = [*self.known, state][-self.world.dynamics.history :]
@@ -320,9 +314,9 @@ class Agent:
         self.plan_now = before
         return before.actions.nan_to_num(nan=0.0)
 
-    def _draws(self, which: Tensor, time: int, stream: int = PLAN) -> list[torch.Generator]:
+    def _draws(self, which: Tensor, time: int) -> list[torch.Generator]:
         """A generator for each environment, of its seed and the time alone."""
-        return [generator(self.seeds[i], EPISODE, stream, time) for i in which.tolist()]
+        return [generator(self.seeds[i], EPISODE, PLAN, time) for i in which.tolist()]
 
     def _given(self, actions: Tensor) -> Array:
         if self.world.facts.discrete:

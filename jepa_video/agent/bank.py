@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -45,7 +46,7 @@ class Bank(Dataset[dict[str, Tensor]]):
     Args:
         seed: of the goals.
         near: steps.
-        stride: steps to a later state, which is told beside; 0 for none.
+        stride: steps to a later state, which trails tell beside; 0 for none.
         onward: steps after the state, all of which are told beside; 0 for none.
     """
 
@@ -104,6 +105,8 @@ class Bank(Dataset[dict[str, Tensor]]):
             self.states = list(torch.split(self._flat, lengths.tolist()))  # they lie there once
             self._acts, self._gains = torch.cat(self.actions), torch.cat(self.rewards)
             self._ends = torch.cat(self.terminated)
+            if self.stride:
+                self._summed = F.pad(self._acts.double().cumsum(0), (0, 0, 1, 0))
             self._first, self._lengths, self._where = first[episode], lengths[episode], steps
             self._lend(episode, first, lengths)
             begin, end = torch.tensor(self.shown).T[:, episode]
@@ -144,8 +147,7 @@ class Bank(Dataset[dict[str, Tensor]]):
 
         `terminated`, bool `B`: the episode ended of its own, and nothing comes after `next`.
         `ahead` tells how many steps after the state the episode was at the goal; 0 or less: before
-        it, or never. With a stride, `later` `B P D`: so many steps later, or at the end of the
-        episode. Where there are planned steps, also some of those: `shown_state`,
+        it, or never. Where there are planned steps, also some of those: `shown_state`,
         `shown_action`, and `shown_goal`, a later state of the same plans, half of them the last.
         """
         where, first, lengths, flat, actions = self._table()
@@ -168,7 +170,6 @@ class Bank(Dataset[dict[str, Tensor]]):
             "reward": self._gains[index],
             "terminated": self._ends[index],
             "ahead": torch.where(own, goal - row, -1),
-            **({"later": flat[(row + self.stride).clamp(max=high)]} if self.stride else {}),
             **self._onward(row, high, index, source),
             **self._demonstrated(-(-len(index) // _SHOWN), source),
             **self._surprising(len(index), source),
@@ -224,14 +225,16 @@ class Bank(Dataset[dict[str, Tensor]]):
         """Ways of a few scenes, where trails are asked for.
 
         `trail_state`, `trail_next` `B M P D`, `trail_goal` `B J P D`; `trail_steps` `B M J`, from
-        the first to the last of them.
+        the first to the last of them. With a stride, `trail_later` and `trail_did`, see `strides`.
         """
         if self.spots is None:
             return {}
         if self.trails is None:
             self.trails = self._lay(self.spots)
         state, goal, steps = self.trails.draw(*_TRAILS, source)
+        strides = self.strides(self._number[state]) if self.stride else ()
         return {
+            **dict(zip(("trail_later", "trail_did"), strides, strict=False)),
             "trail_state": self._flat[state],
             "trail_next": self._flat[state + 1],
             "trail_action": self._acts[self._number[state]],
@@ -260,11 +263,27 @@ class Bank(Dataset[dict[str, Tensor]]):
         count = min(count, len(self))
         return self.__getitems__([i * len(self) // count for i in range(count)])
 
-    def gone(self, aim: int) -> Tensor:
-        """How far places, the first `aim` numbers of states, went in a stride: `N aim`."""
-        batch = self.spread()
-        later, state = (batch[name].flatten(1)[:, :aim] for name in ("later", "state"))
-        return later - state
+    def strides(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The states a stride after the steps `...`, or the last of the episode, `... P D`.
+
+        And what was done in between, `... A`: the sum of the actions, by the stride.
+        """
+        where, first, lengths, flat, _ = self._table()
+        row = where[index]
+        later = torch.minimum(row + self.stride, first[index] + lengths[index] - 1)
+        done = self._summed[index + later - row] - self._summed[index]
+        return flat[later], (done / self.stride).to(flat.dtype)
+
+    def gone(self, aim: int, count: int = 4096) -> tuple[Tensor, Tensor]:
+        """How far places, the first `aim` numbers of states, went in a stride, by what was done.
+
+        `N aim` and `N A`, of N steps, evenly from all of memory.
+        """
+        count = min(count, len(self))
+        index = torch.arange(count) * len(self) // count
+        later, did = self.strides(index)
+        before = self._flat[self._table()[0][index]]
+        return later.flatten(1)[:, :aim] - before.flatten(1)[:, :aim], did
 
     def strayed(self, aim: int) -> Tensor:
         """Places, the first `aim` numbers of states, less the mean of their episode: `N aim`."""

@@ -41,7 +41,7 @@ _EDGE = 0.05  # share of the picture beyond the outermost places, at first
 _LOW = 0.3  # quantile of the lengths that are seen which is learned
 _UNKNOWN = 0.02  # weight of pairs that memory knows no way between, which are pushed apart
 _HELD = 3.0  # weight of what holds a step
-_SINES = 4
+SINES = 4
 _STEEP = 4.0  # steps, the most that a cell's slope is told as
 _PIECES = 4  # that a long way is priced in, at most
 SLOPE = 8  # numbers of it
@@ -96,9 +96,9 @@ class Chart(Ways):
         self.onward = nn.Conv2d(hidden, SIDES * groups, 3, padding=1)
         self.about = nn.Conv2d(hidden, told, 3, padding=1)
         self.entry = nn.Sequential(
-            nn.Linear(told + 2 + 4 * _SINES, hidden), nn.GELU(), nn.Linear(hidden, groups)
+            nn.Linear(told + 2 + 4 * SINES, hidden), nn.GELU(), nn.Linear(hidden, groups)
         )
-        seen = 9 * told + 2 + 4 * _SINES + action
+        seen = 9 * told + 2 + 4 * SINES + action
         self.held = nn.Sequential(
             nn.Linear(seen, 2 * hidden), nn.GELU(), Mlp(2 * hidden, 2 * hidden, 2)
         )
@@ -223,7 +223,7 @@ class Chart(Ways):
         index, inside, way, told = self.beside(spots, about)
         length = (way.square().sum(-1) + 1e-4).sqrt() * self.pace.exp()
         if self.shun is not None:
-            own = self._price_at(spots)[..., None]
+            own = self.price_at(spots)[..., None]
             length = length * (1 + torch.maximum(self.shun[index], own))
         costs = length[..., None] + learned(self.entry(torch.cat((told, waves(way)), -1)))
         costs = torch.where(inside[..., None], costs, 2 * self.far)
@@ -333,9 +333,9 @@ class Chart(Ways):
         """What steps `B S H 2` cost beside themselves, by the dearer one of their ends: `B S H`."""
         if self.shun is None:
             return 0.0
-        return torch.maximum(self._price_at(here), self._price_at(there))
+        return torch.maximum(self.price_at(here), self.price_at(there))
 
-    def _price_at(self, spots: Tensor) -> Tensor:
+    def price_at(self, spots: Tensor) -> Tensor:
         """What a step at `... 2` costs beside itself, by the cell: `...`."""
         assert self.shun is not None
         return self.shun[self.number(self.held_in(spots.detach().floor()))]
@@ -417,7 +417,7 @@ def most(moves: Tensor) -> Tensor:
 
 def waves(way: Tensor) -> Tensor:
     """`... 2` beside sines of it."""
-    parts = [f(math.pi * k * way) for k in range(1, _SINES + 1) for f in (torch.sin, torch.cos)]
+    parts = [f(math.pi * k * way) for k in range(1, SINES + 1) for f in (torch.sin, torch.cos)]
     return torch.cat((way, *parts), -1)
 
 

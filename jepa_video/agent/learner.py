@@ -82,7 +82,7 @@ class AgentLearner(Imagined, L.LightningModule):
             always plans. The landmarks of `ways` have their own groups.
         finer: cells of a chart along a token of the map.
         futures: draws of z that a plan's cost is the mean of, where the world has a latent.
-        stride: steps of level 1 in one of level 2, beside a critic of ways; 0 for no level 2.
+        stride: steps of level 1 in one of level 2, on a chart; 0 for no level 2.
         ahead: steps of a dream; of 12 a policy learned to go where the world model errs.
         trace: how far a dream's own costs count before the critic's word does, 0 to 1.
         open: what a nat of the policy's entropy is worth in dreams, in cost of a step.
@@ -155,8 +155,8 @@ class AgentLearner(Imagined, L.LightningModule):
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
             ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride, recall=recall,
         )  # fmt: skip
-        self.level2 = level2_of(mind, world)
         self.critic = critic_of(mind, world)
+        self.level2 = level2_of(mind, world, self.critic)
         # A critic of ways learns from no word of its own: nothing has to stand still for it.
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
         self.policy = policy_of(hidden, goal, world, self.critic)
@@ -192,7 +192,8 @@ class AgentLearner(Imagined, L.LightningModule):
             draw = generator(self.seed, LATENT)
             bank.weigh(surprises(self.world, bank.transitions(ROWS), self.device, draw))
         if self.level2 is not None:
-            self.level2.scale_to(bank.gone(self.world.state.aim))
+            gone = (part.to(self.device) for part in bank.gone(self.world.state.aim))
+            self.level2.measure(*gone)
         if isinstance(self.critic, Chart):
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
             self.critic.survey(batch, bank.strayed(self.world.state.aim).to(self.device))
@@ -253,9 +254,7 @@ class AgentLearner(Imagined, L.LightningModule):
         loss = self.taught(batch, share)
         facts = {"critic": loss.detach()}
         if self.level2 is not None:
-            more, facts["level2"] = self.level2.loss(
-                batch["state"], batch["later"], batch["goal"], draw
-            )
+            more, facts["level2"] = self.level2.loss(batch)
             loss = loss + more
         if share < ALONE:
             loss = loss + self._idle(self.policy) + self._idle(self.worth)

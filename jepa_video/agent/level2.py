@@ -1,177 +1,224 @@
-"""Level 2: where an agent may be some steps later, by a latent, and the sub-goals that it sets.
+"""Level 2: where an agent is some steps later by what it does, and the sub-goals that it sets.
 
-    place_(t+k) = place_t + f(place_t, scene, z)       E2 = |place_hat - place_(t+k)|^2 / spread^2
-    z ~ q(z | place_t, scene, place_(t+k)),  pulled to N(0, 1)
+    z = (a_t + .. + a_(t+k-1)) / k
+    hat place_(t+k) = place_t + f(place_t, what lies around it, z)
+    E2 = |hat place_(t+k) - place_(t+k)|^2,    p = p(nothing stops z at place_t)
 
-A latent of level 2 stands for what is done in k steps of level 1: an abstract action (LeCun 2022,
-section 4.7 and figure 16). A plan of few of them reaches far; the first place on it is the
-sub-goal of level 1, whose own plan is short. Memory alone says what k steps can do, so that nothing
-is planned that nobody did; what a latent would lead to through a wall is a leap to the critic of
-ways (`reach.py`).
+What k steps do is an abstract action (LeCun 2022, section 4.7 and figure 16), z. A latent that is
+inferred from where they led knows too much: whatever it is drawn as, f leads there, through a wall
+as well. What was done tells where a free way leads, and it is left to the model what stops it. A
+mean alone takes one of eight of the ways that are blocked for free, and these a search finds first.
+So it foretells as well how likely a stride leads as far as what is done means.
 
-Shapes: states `B P D`, of which the first `aim` numbers are the place; latents `B S H Z`.
+A plan is the cheapest route over such strides, each of which costs itself and the risk that
+it is stopped, see `routes.py`; no critic is asked. Its places are the sub-goals of level 1, whose
+own plans are short.
+
+Shapes: states `B P D`, of which the first `aim` numbers are the place; N places, M of each scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.blocks import Mlp, Scenic
-from .planners.base import Limits
-from .planners.sampling import CEM
-from .reach import LEAP, Ways
+from ..models.blocks import Mlp
+from .chart import SINES, Chart, waves
+from .met import Met
+from .routes import Routes, routes
 from .tried import Tried
 
-PRICE: Final = 0.01  # of a nat of the latent, beside the energy
-EDGE: Final = 2.5  # deviations of the prior that a plan keeps within
-_ITERATIONS: Final = 3
-_ELITES: Final = 8
-_CARRIED: Final = 5  # of them begin the next iteration
+COUNT: Final = 16  # abstract actions that a plan chooses from
+LONG: Final = (0.4, 0.6)  # quantiles of what memory did in a stride, which they lie between
+HELD: Final = 0.4  # cells that a stride may fall short of what was done and count as free
+RISK: Final = 20.0  # strides that one costs which something stops
+PATIENCE: Final = 4  # decisions that come no nearer to a place, after which it is given up
+NEARER: Final = 0.1  # cells
+BESIDE: Final = ((0.0, 0.0), (0.35, 0.35), (0.35, -0.35), (-0.35, 0.35), (-0.35, -0.35))  # cells
+SHUT: Final = 20.0  # what the step that led to it costs more from then on
+WIDE: Final = 2.0  # and steps beside it, see `Met`
+THERE: Final = 0.35  # cells from a sub-goal that count as there
+NEAR: Final = 1.0  # and from the goal, for a plan
+_SEEN: Final = 7  # cells along and across of what lies around
+_POINTS: Final = 0.1  # weight of the places' own numbers beside their spots on the chart
+_TOLD: Final = 0.3  # of what is free
 
 
-class Level2(Scenic):
-    """Places `stride` steps later.
+class Level2(nn.Module):
+    """Places `stride` steps later, on the chart of a critic.
 
     Args:
         width: `D` times `P` of a state.
         aim: how many of its numbers, from the first on, are the place.
+        grid: rows and columns of the map that the others are.
+        action: numbers of an action.
         stride: k, steps of level 1 that one of level 2 takes.
+        finer: cells of the chart along a token of the map.
         hidden: width inside.
-        dim: Z.
-        narrow, grid: see `Scenic`.
+        told: numbers of a cell.
     """
 
     def __init__(
         self,
         width: int,
         aim: int,
+        grid: tuple[int, int],
+        action: int,
         stride: int,
-        hidden: int = 256,
-        dim: int = 4,
-        narrow: int = 16,
-        grid: tuple[int, int] | None = None,
+        finer: int = 1,
+        hidden: int = 192,
+        told: int = 16,
     ) -> None:
-        super().__init__(width, aim, narrow, grid)
-        self.stride, self.dim = stride, dim
-        # Few numbers beside many are not to be lost among them: they have maps of their own.
-        self.enter, self.steer = nn.Linear(self.waves.out, hidden), nn.Linear(dim, hidden)
-        self.norm, self.leave = nn.LayerNorm(hidden), Mlp(hidden, 2 * hidden, aim)
-        self.ask, self.look = nn.Linear(self.waves.out, hidden), nn.Linear(aim, hidden)
-        self.asked = nn.LayerNorm(hidden)
-        self.answer = Mlp(hidden, hidden, 2 * dim)
+        super().__init__()
+        self.aim, self.stride, self.tokens = aim, stride, grid
+        channels = (width - aim) // (grid[0] * grid[1])
+        self.look = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(64, told * finer**2, 3, padding=1),
+            nn.PixelShuffle(finer),
+            nn.GELU(),
+            nn.Conv2d(told, hidden, _SEEN, padding=_SEEN // 2),
+        )
+        self.enter = nn.Linear((2 + action) * (1 + 2 * SINES), hidden)
+        self.norm, self.leave = nn.LayerNorm(hidden), Mlp(hidden, 2 * hidden, aim + 1)
         self.spread: Tensor
+        self.ways: Tensor
         self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("ways", torch.zeros(COUNT, action))
 
-    def later(self, places: Tensor, scene: Tensor, z: Tensor) -> Tensor:
-        """Where latents `N Z` lead from places `N aim` in scenes `N C`: `N aim`."""
-        seen = self.waves(torch.cat((places, scene), 1))
-        h = F.gelu(self.norm(self.enter(seen) + self.steer(z)))
-        moved: Tensor = places + self.spread * self.leave(h)
-        return moved
+    def follow(self, chart: Chart) -> Level2:
+        """Lie on this chart from now on."""
+        self._chart = [chart]  # not a submodule
+        return self
 
-    def posterior(self, places: Tensor, scene: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of z, `N Z` each, where a place became another."""
-        seen = self.waves(torch.cat((places, scene), 1))
-        gone = (later - places) / self.spread
-        h = F.gelu(self.asked(self.ask(seen) + self.look(gone)))
-        mean, log = self.answer(h).chunk(2, 1)
-        return mean, log.clamp(-8, 2)
+    @property
+    def chart(self) -> Chart:
+        """Where places lie."""
+        return self._chart[0]
 
-    def loss(
-        self, states: Tensor, later: Tensor, scene: Tensor, draw: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Energy of memory's pairs `B P D` and the price of z, and the energy alone.
+    def around(self, states: Tensor) -> Tensor:
+        """What lies around each cell of the maps of states `B P D`, `B C H`."""
+        cells = states.flatten(1)[:, self.aim :].view(len(states), *self.tokens, -1)
+        chart = self.chart
+        seen: Tensor = self.look((cells.permute(0, 3, 1, 2) - chart.mean) / chart.std)
+        return seen.flatten(2).transpose(1, 2)
+
+    def cell(self, spots: Tensor) -> Tensor:
+        """The numbers of the cells that spots `... 2` lie in."""
+        return self.chart.number(self.chart.held_in(spots.floor()))
+
+    def meant(self, did: Tensor) -> Tensor:
+        """How far `did` `... A` leads on the chart where nothing stops it, `... 2`."""
+        way: Tensor = self.stride * did @ self.chart.drive.T
+        return way
+
+    def seen(self, around: Tensor, spots: Tensor) -> Tensor:
+        """Of `B C H` that of the cells of spots `B M 2`: `B M H`."""
+        index = self.cell(spots)[..., None].expand(-1, -1, around.shape[-1])
+        return around.gather(1, index)
+
+    def told(self, spots: Tensor, around: Tensor, did: Tensor) -> Tensor:
+        """What comes of `did` `... A` at spots `... 2`: how places move, and the odds, `... aim+1`.
+
+        `around` `... H` is of the cell that the spot lies in; the odds, that nothing stops it, are
+        a logarithm.
+        """
+        enters = torch.cat((waves(spots - spots.floor() - 0.5), waves(did)), -1)
+        found: Tensor = self.leave(F.gelu(self.norm(around + self.enter(enters))))
+        return found
+
+    def later(self, places: Tensor, around: Tensor, did: Tensor) -> tuple[Tensor, Tensor]:
+        """Where that leads from `places` `... aim`, and the odds that nothing stops it: `told`."""
+        found = self.told(self.chart.spots(places), around, did)
+        return places + self.spread * found[..., : self.aim], found[..., self.aim]
+
+    def risk(self, spots: Tensor, rows: Tensor, around: Tensor, did: Tensor) -> Tensor:
+        """How likely something stops `did` `W A` at spots `F 2` of maps `rows` `F`: `F W`.
+
+        The mean over the spot and four beside it, as far as a place may be off: else a search finds
+        where a wall is told too thin.
+        """
+        found = []
+        for beside in spots.new_tensor(BESIDE):
+            begin = spots + beside
+            seen = around[rows, self.cell(begin)]
+            each = (len(rows), len(did), -1)
+            told = self.told(
+                begin[:, None].expand(each), seen[:, None].expand(each), did.expand(each)
+            )
+            found.append(torch.sigmoid(-told[..., self.aim]))
+        return torch.stack(found).mean(0)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The energy of memory's strides, and how far off they are foretold: cells, squared.
 
         Args:
-            states: of memory.
-            later: `stride` steps after them.
-            scene: states of the same scenes, which tell it.
-            draw: of z.
+            batch: `trail_state` and `trail_later` `B M P D`, M of one scene each, and what was done
+                in between, `trail_did` `B M A`.
         """
-        here, there = (part.flatten(1)[:, : self.aim] for part in (states, later))
-        told = self.scene(scene)
-        mean, log = self.posterior(here, told, there)
-        noise = torch.randn(mean.shape, generator=draw).to(mean)
-        found = self.later(here, told, mean + (log / 2).exp() * noise)
-        energy = ((found - there) / self.spread).square().sum(1).mean()
-        nats = 0.5 * (mean.square() + log.exp() - 1 - log).sum(1).mean()
-        return energy + PRICE * nats, energy.detach()
+        state, after = (batch[f"trail_{name}"] for name in ("state", "later"))
+        here, there = (part.flatten(2)[..., : self.aim] for part in (state, after))
+        began, around = self.chart.spots(here).detach(), self.around(state[:, 0])
+        seen = self.seen(around, began)
+        found, free = self.later(here, seen, batch["trail_did"])
+        spots, led = self.chart.spots(found), self.chart.spots(there).detach()
+        near = F.smooth_l1_loss(spots, led, beta=0.3)
+        points = ((found - there) / self.spread).square().sum(-1).mean()
+        lost = (led - began - self.meant(batch["trail_did"])).norm(dim=-1)
+        went = F.binary_cross_entropy_with_logits(free, (lost < HELD).to(free))
+        off = (spots - led).detach().square().sum(-1).mean()
+        return near + _POINTS * points + _TOLD * went, off
 
-    def rollout(self, places: Tensor, scene: Tensor, z: Tensor) -> Tensor:
-        """Places `N H aim` on the way of latents `N H Z`."""
-        way = []
-        for step in z.unbind(1):
-            places = self.later(places, scene, step)
-            way.append(places)
-        return torch.stack(way, 1)
+    @torch.no_grad()
+    def measure(self, gone: Tensor, did: Tensor) -> None:
+        """The spread, and the abstract actions of plans, from memory's strides.
 
-    def scale_to(self, gone: Tensor) -> None:
-        """The spread from how far memory's places went in `stride` steps, `N aim`."""
+        The first of those is the one that did most, each other the one that is least like those
+        that there are: so they point everywhere.
+
+        Args:
+            gone: how far places went, `N aim`.
+            did: meanwhile, `N A`.
+        """
         self.spread.copy_(gone.square().sum(1).mean().sqrt().clamp_min(1e-6))
-
-
-class FarCost:
-    """What a plan of level 2 costs: the steps until the best of its places, and the way from there.
-
-    Args:
-        level2: imagines.
-        critic: judges.
-        tried: what was met in these episodes, for a critic that knows what to make of it.
-    """
-
-    def __init__(self, level2: Level2, critic: Ways, tried: Tried | None = None) -> None:
-        self.level2, self.critic, self.tried = level2, critic, tried
-
-    def places(self, state: Tensor, z: Tensor) -> Tensor:
-        """Where latents `B S H Z` lead from states `B P D`: `B S H aim`."""
-        batch, samples = z.shape[:2]
-        scene = self.level2.scene(state).repeat_interleave(samples, 0)
-        here = state.flatten(1)[:, : self.level2.aim].repeat_interleave(samples, 0)
-        way = self.level2.rollout(here, scene, z.flatten(0, 1))
-        return way.view(batch, samples, *way.shape[1:])
-
-    def __call__(self, state: Tensor, actions: Tensor, task: Tensor) -> Tensor:
-        """Latents `B S H Z` in the place of actions, and goals `B P D` of the task, to `B S`."""
-        stride, discount = self.level2.stride, self.critic.discount
-        way = self.places(state, actions)
-        left, over = self.critic.foretold(state, task, way[..., None, :], stride, self.tried, False)
-        steps = stride * torch.arange(1, way.shape[2] + 1, device=way.device)
-        leaps = LEAP * self.critic.weight * over.cumsum(-1)
-        total = self.critic.cost(steps) + discount**steps * left + leaps
-        return total.amin(-1)
+        long = did.norm(dim=1)
+        low, high = (long.quantile(share) for share in LONG)
+        some = did[(long >= low) & (long <= high)]
+        which = [int(some.norm(dim=1).argmax())]
+        apart = (some - some[which[0]]).norm(dim=1)
+        for _ in range(COUNT - 1):
+            which.append(int(apart.argmax()))
+            apart = torch.minimum(apart, (some - some[which[-1]]).norm(dim=1))
+        self.ways.copy_(some[which])
 
 
 class Ahead:
-    """Sets the sub-goals of a batch of episodes: the first place on the best plan of level 2.
+    """Sets the sub-goals of a batch of episodes: the places on level 2's routes, one by one.
 
-    A sub-goal stands for half of the stride, and the goal itself takes its place where it is no
-    further away than one stride.
+    A route stands until it is gone, or a place on it comes no nearer: looked for anew at each
+    place, it leads to and fro between ways that cost the same. What was given up is dear for the
+    rest of the episode. Where it ends at the goal, the goal itself takes the last place.
 
     Args:
         level2: imagines.
-        critic: judges.
-        far: H, steps of a plan.
-        samples: plans that are drawn in an iteration.
+        far: what a route costs at most, in its steps.
     """
 
-    def __init__(self, level2: Level2, critic: Ways, far: int, samples: int) -> None:
-        self.level2, self.critic = level2, critic
-        limits, elites = Limits(level2.dim, -EDGE, EDGE), min(_ELITES, samples)
-        self.planner = CEM(
-            far, limits, samples, _ITERATIONS, elites, min(_CARRIED, elites), std=1 / EDGE,
-            min_std=0.05,
-        )  # fmt: skip
+    def __init__(self, level2: Level2, far: int) -> None:
+        self.level2, self.far = level2, far
         self.reset()
 
     def reset(self) -> None:
         """Episodes begin."""
-        self.now: Tensor | None = None  # sub-goals B P D
-        self.age = torch.zeros(0)
+        self.ways: list[Tensor] = []  # of each episode what is left of its route, L n
+        self.shut: list[list[Tensor]] = []  # and what was given up: from and to, spots 2 2
+        self.arrives: Tensor = torch.zeros(0, dtype=torch.bool)  # at the goal
+        self.least = torch.zeros(0)  # cells from the place that is gone for, at best
+        self.since = torch.zeros(0)  # decisions since then
         self.calls = 0
 
     @torch.no_grad()
@@ -179,7 +226,6 @@ class Ahead:
         self,
         state: Tensor,
         goal: Tensor,
-        draws: Callable[[Tensor], Sequence[torch.Generator]],
         over: Tensor | None = None,
         tried: Tried | None = None,
     ) -> Tensor:
@@ -188,25 +234,101 @@ class Ahead:
         Args:
             state: `B P D`.
             goal: `B P D`.
-            draws: gives generators for the environments of some numbers.
             over: episodes that nothing is planned for any more, bool `B`.
             tried: what was met in the episodes.
         """
-        left = self.critic.steps(state, goal).mean(0)
-        near = left <= self.level2.stride
-        if self.now is None:
-            self.now, self.age = goal.clone(), torch.full(left.shape, self.level2.stride)
-        self.age = self.age.to(near.device) + 1
-        stale = ~near & (self.age > max(self.level2.stride // 2, 1))
-        which = torch.nonzero(stale if over is None else stale & ~over)[:, 0]
+        here, width = state.flatten(1), self.level2.aim
+        if not self.ways:
+            self.ways = list(here[:, None, :width].clone())
+            self.shut, self.arrives = [[] for _ in here], torch.zeros(len(here), dtype=torch.bool)
+            self.least = torch.full((len(here),), torch.inf)
+            self.since = torch.zeros(len(here), dtype=torch.long)
+        spots = self.level2.chart.spots
+        aimed = torch.stack([way[0] for way in self.ways])
+        far = (spots(here[:, :width]) - spots(aimed)).norm(dim=1).cpu()
+        there, left = far < THERE, torch.tensor([len(way) for way in self.ways])
+        nearer = far < self.least - NEARER
+        self.least = torch.where(nearer, far, self.least)
+        self.since = torch.where(nearer, 0, self.since + 1)
+        late = ~there & (self.since >= PATIENCE)
+        if over is not None:
+            there, late = there & ~over.cpu(), late & ~over.cpu()
+        for row in torch.nonzero(late)[:, 0].tolist():
+            self.shut[row].append(torch.stack((spots(here[row, :width]), spots(aimed[row]))))
+        done = (there & (left == 1)) | late
+        self.least = torch.where(there | done, torch.inf, self.least)
+        self.since = torch.where(there | done, 0, self.since)
+        self.ways = [
+            way[1:] if on else way for way, on in zip(self.ways, there & (left > 1), strict=True)
+        ]
+        which = torch.nonzero(done)[:, 0]
         if len(which):
-            cost = FarCost(self.level2, self.critic, None if tried is None else tried.rows(which))
-            plan = self.planner.plan(cost, state[which], goal[which], None, draws(which))
-            first = cost.places(state[which], plan.actions[:, None])[:, 0, 0]
-            made = state[which].flatten(1).clone()
-            made[:, : self.level2.aim] = first
-            self.now[which] = made.view_as(state[which])
-            self.age[which] = 1
+            met = None if tried is None else tried.rows(which.to(state.device))
+            shut = self._shut(which.tolist(), state)
+            told = self.route(state[which], goal[which], met, shut)
+            for row, way, end, hops in zip(
+                which.tolist(), told.way(), told.end.tolist(), told.hops, strict=True
+            ):
+                self.ways[row] = way[: max(int(hops[end]), 1)]
+                self.arrives[row] = end == self.level2.chart.cells
             self.calls += len(which)
-        self.age = torch.where(near, self.level2.stride, self.age)
-        return torch.where(near[:, None, None], goal, self.now)
+        made = here.clone()
+        made[:, :width] = torch.stack([way[0] for way in self.ways])
+        last = self.arrives & torch.tensor([len(way) == 1 for way in self.ways])
+        return torch.where(last[:, None, None].to(state.device), goal, made.view_as(state))
+
+    def _shut(self, rows: list[int], like: Tensor) -> Met | None:
+        """What was given up in some episodes, as what stopped the agent; None where nothing was."""
+        most = max(len(self.shut[row]) for row in rows)
+        if not most:
+            return None
+        held = like.new_zeros(len(rows), most, 2, 2)
+        counts = like.new_zeros(len(rows), most)
+        for i, row in enumerate(rows):
+            for j, ends in enumerate(self.shut[row]):
+                held[i, j], counts[i, j] = ends, 1
+        way = held[:, :, 1] - held[:, :, 0]
+        way = way / way.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        return Met(held[:, :, 0], way, counts, SHUT, WIDE)
+
+    def route(
+        self,
+        state: Tensor,
+        goal: Tensor,
+        tried: Tried | None = None,
+        shut: Met | None = None,
+    ) -> Routes:
+        """The cheapest ways from states `B P D` to goals `B P D`.
+
+        Args:
+            state: where they begin.
+            goal: where they end.
+            tried: what was met in the episodes.
+            shut: steps that were given up in them.
+        """
+        level2, chart = self.level2, self.level2.chart
+        around, width = level2.around(state), level2.aim
+        known = [met for met in (chart.met(tried), shut) if met is not None]
+
+        def steps(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+            begin = chart.spots(places)
+            seen = around[rows, level2.cell(begin)]
+            each = (len(rows), COUNT, -1)
+            did = level2.ways.expand(each)
+            found, _ = level2.later(places[:, None].expand(each), seen[:, None].expand(each), did)
+            way = chart.spots(found) - begin[:, None]
+            price = 1 + (RISK * level2.risk(begin, rows, around, level2.ways)).round().long()
+            return found, price + self._paid(begin[:, None], way, [met.rows(rows) for met in known])
+
+        start, end = (part.flatten(1)[:, :width] for part in (state, goal))
+        return routes(steps, chart.spots, level2.cell, start, end, chart.cells, self.far, NEAR)
+
+    def _paid(self, begin: Tensor, way: Tensor, known: list[Met]) -> Tensor:
+        """What memory and zones ask for ways `F W 2` from `F 1 2`, beside themselves: `F W`."""
+        chart, paid = self.level2.chart, way.new_zeros(way.shape[:-1])
+        if chart.shun is not None:
+            paid = torch.maximum(chart.price_at(begin), chart.price_at(begin + way))
+        for met in known:
+            paid = paid + met.against(begin, way[:, None])[:, 0]
+            paid = paid + met.against(begin + way / 2, way[:, :, None])[..., 0]
+        return paid.round().long()

@@ -37,12 +37,14 @@ class Met(NamedTuple):
         way: their directions, of length 1, `B M 2`.
         stopped: 1 where one was, else 0, `B M`.
         price: steps that a way costs more for each time.
+        wide: how many times as far as `L` and `R` it is felt.
     """
 
     place: Tensor
     way: Tensor
     stopped: Tensor
     price: float = PRICE
+    wide: float = 1.0
 
     @classmethod
     def of(
@@ -69,7 +71,9 @@ class Met(NamedTuple):
 
     def rows(self, which: Tensor) -> Met:
         """Those of some environments."""
-        return Met(self.place[which], self.way[which], self.stopped[which], self.price)
+        return self._replace(
+            place=self.place[which], way=self.way[which], stopped=self.stopped[which]
+        )
 
     def against(self, begin: Tensor, ways: Tensor) -> Tensor:
         """What is to be paid for going from `B N 2` along `B N K 2`, in steps: `B N K`.
@@ -79,7 +83,8 @@ class Met(NamedTuple):
         off = begin[:, :, None] - self.place[:, None]  # B N M 2
         along = (off * self.way[:, None]).sum(-1)
         beside = off.square().sum(-1) - along.square()
-        near = (-beside / (2 * _BESIDE**2) - along.square() / (2 * _ALONG**2)).exp()
+        far = beside / _BESIDE**2 + along.square() / _ALONG**2
+        near = (-far / (2 * self.wide**2)).exp()
         near = near * self.stopped[:, None]
         straight = ways / ways.norm(dim=-1, keepdim=True).clamp_min(1e-6)
         turn = (straight @ self.way.mT[:, None]).relu().square()  # B N K M

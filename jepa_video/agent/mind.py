@@ -121,12 +121,13 @@ def critic_of(mind: Mind, world: WorldModel) -> Critic | Ways:
     return Critic(width, aim, mind.hidden, mind.members, grid, world.state.aim)
 
 
-def level2_of(mind: Mind, world: WorldModel) -> Level2 | None:
-    """A fresh level 2 of this kind for the states of a world; None where there is to be none."""
-    if not mind.stride:
+def level2_of(mind: Mind, world: WorldModel, critic: Critic | Ways) -> Level2 | None:
+    """A fresh level 2 on the critic's chart; None where there is to be none."""
+    if not mind.stride or not isinstance(critic, Chart):
         return None
     width, aim = world.state.width * world.state.tokens, world.state.aim
-    return Level2(width, aim, mind.stride, mind.hidden, grid=world.state.grid)
+    shape = width, aim, critic.tokens, world.facts.action_size
+    return Level2(*shape, mind.stride, mind.chart).follow(critic)
 
 
 def policy_of(
@@ -166,7 +167,7 @@ def fresh(mind: Mind, world: WorldModel) -> Trained:
     worth = None if mind.worth is None else worth_of(mind.hidden, mind.goal, world)
     critic = critic_of(mind, world)
     policy = policy_of(mind.hidden, mind.goal, world, critic)
-    return Trained(critic, policy, level2_of(mind, world), worth)
+    return Trained(critic, policy, level2_of(mind, world, critic), worth)
 
 
 def save_agent(mind: Mind, trained: Trained, folder: Path) -> None:

@@ -41,7 +41,7 @@ def refuse_judge(judge: Judge, alone: bool, recall: int, stride: int) -> None:
         judge: the kind.
         alone: whether there are goals, and these count alone.
         recall: steps that a critic of values looks ahead.
-        stride: steps of level 2, which stands beside a critic of ways.
+        stride: steps of level 2, which lies on a chart.
 
     Raises:
         UserError: why not.
@@ -51,8 +51,8 @@ def refuse_judge(judge: Judge, alone: bool, recall: int, stride: int) -> None:
     ways = judge != "value" and alone
     if recall and ways:
         raise UserError("learn.recall is of a critic of values: give --learn.judge value")
-    if stride and not ways:
-        raise UserError("learn.stride needs a critic of ways, for a goal that counts alone")
+    if stride and judge != "chart":
+        raise UserError("learn.stride lays level 2 on a chart: give --learn.judge chart")
 
 
 def refuse_source(source: Source, discrete: bool, values: bool) -> None:

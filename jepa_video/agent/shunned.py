@@ -38,7 +38,10 @@ def shunning(trained: Trained, intrinsic: IntrinsicCost, mind: Mind) -> Trained:
     own.shun = prices(chart, trained.policy, intrinsic, task)
     policy = copy.copy(trained.policy)
     policy.follow(own)
-    return trained._replace(critic=own, policy=policy)
+    level2 = copy.copy(trained.level2)
+    return trained._replace(
+        critic=own, policy=policy, level2=None if level2 is None else level2.follow(own)
+    )
 
 
 def told_by_zones(trained: Trained, mind: Mind, asked: Mind) -> bool:

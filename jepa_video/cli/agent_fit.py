@@ -22,7 +22,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
                             are corrected on at once, for dreams
   --learn.surprise S        share of what the dynamics are corrected on that surprised them
   --learn.candidates N      plans that are tried in each state
-  --learn.stride K          also level 2: places K steps later, for sub-goals (--search.levels 2)
+  --learn.stride K          also level 2, on a chart: where K steps lead by what is done in them,
+                            for sub-goals (--search.levels 2)
   --learn.discount D        of each step: 1 / (1 - D) steps are looked ahead
   --cost '{goal: 1.0}'      terms of the intrinsic cost: goal, distance, reward, effort, zone,
                             state.NAME, a number of the environment's state from the goal's, and
