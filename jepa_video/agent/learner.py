@@ -197,6 +197,7 @@ class AgentLearner(Imagined, L.LightningModule):
         if isinstance(self.critic, Chart):
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
             self.critic.survey(batch, bank.strayed(self.world.state.aim).to(self.device))
+            self.critic.steer(*(batch[name] for name in ("state", "action", "next")))
             bank.spots = cast(nn.Linear, frozen_copy(self.critic.where)).cpu()
             bank.beside = BESIDE * self.critic.size[0] / self.critic.tokens[0]
 

@@ -142,16 +142,13 @@ class Level2(nn.Module):
         The mean over the spot and four beside it, as far as a place may be off: else a search finds
         where a wall is told too thin.
         """
-        found = []
-        for beside in spots.new_tensor(BESIDE):
-            begin = spots + beside
-            seen = around[rows, self.cell(begin)]
-            each = (len(rows), len(did), -1)
-            told = self.told(
-                begin[:, None].expand(each), seen[:, None].expand(each), did.expand(each)
-            )
-            found.append(torch.sigmoid(-told[..., self.aim]))
-        return torch.stack(found).mean(0)
+        begin = spots[:, None] + spots.new_tensor(BESIDE)  # F 5 2
+        seen = around[rows[:, None], self.cell(begin)]
+        each = (*begin.shape[:2], len(did), -1)
+        told = self.told(
+            begin[:, :, None].expand(each), seen[:, :, None].expand(each), did.expand(each)
+        )
+        return torch.sigmoid(-told[..., self.aim]).mean(1)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The energy of memory's strides, and how far off they are foretold: cells, squared.

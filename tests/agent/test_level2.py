@@ -13,7 +13,9 @@ from torch import Tensor
 from jepa_video.agent.agent import Agent
 from jepa_video.agent.bank import Bank
 from jepa_video.agent.chart import Chart
-from jepa_video.agent.level2 import COUNT, LONG, Ahead, Level2
+from jepa_video.agent.cost import IntrinsicCost
+from jepa_video.agent.learner import AgentLearner
+from jepa_video.agent.level2 import COUNT, HELD, LONG, Ahead, Level2
 from jepa_video.agent.mind import Trained, critic_of, level2_of, policy_of, read_agent, save_agent
 from jepa_video.agent.tried import Tried
 from jepa_video.errors import UserError
@@ -277,3 +279,23 @@ def test_two_levels_are_refused_where_there_is_one():
     mind = replace(made.mind, search=replace(made.mind.search, levels=2))
     with pytest.raises(UserError, match="search.levels 2 needs an agent that was fitted with"):
         Agent(made.world, mind, made.trained, "mode2")
+
+
+def test_a_learner_knows_where_actions_lead_before_level_2_learns_what_stops_them():
+    """It was told after the training alone: every stride that went anywhere counted as stopped."""
+    model = world(state=partial(MapState, points=2, each=2))
+    source, bank = torch.Generator().manual_seed(0), Bank(stride=STRIDE)
+    for number in range(12):
+        did = 2 * torch.rand(30, 2, generator=source) - 1
+        did = (did[:6].repeat_interleave(5, 0) + 0.1 * did).clamp(-1, 1)
+        places = torch.cat((torch.zeros(1, 2), 0.1 * did.cumsum(0))).repeat(1, 2)
+        rest = torch.randn(model.state.width - 4, generator=source).expand(31, -1)
+        bank.add(torch.cat((places, rest), 1)[:, None], did, torch.zeros(30), scene=number)
+    intrinsic = IntrinsicCost(1.0, model.state.aim, model.read)
+    learner = AgentLearner(model, intrinsic, {"goal": 1.0}, True, judge="chart", stride=STRIDE)
+    learner.measure(bank)
+    gone, did = bank.gone(4)
+    chart, nowhere = learner.critic, torch.zeros(1, 4)
+    went = chart.spots(gone) - chart.spots(nowhere)
+    assert float(went.norm(dim=1).median()) > HELD
+    assert float((went - learner.level2.meant(did)).norm(dim=1).max()) < HELD / 4
