@@ -105,8 +105,7 @@ class Bank(Dataset[dict[str, Tensor]]):
             self.states = list(torch.split(self._flat, lengths.tolist()))  # they lie there once
             self._acts, self._gains = torch.cat(self.actions), torch.cat(self.rewards)
             self._ends = torch.cat(self.terminated)
-            if self.stride:
-                self._summed = F.pad(self._acts.double().cumsum(0), (0, 0, 1, 0))
+            self._summed = F.pad(self._acts.double().cumsum(0), (0, 0, 1, 0))
             self._first, self._lengths, self._where = first[episode], lengths[episode], steps
             self._lend(episode, first, lengths)
             begin, end = torch.tensor(self.shown).T[:, episode]

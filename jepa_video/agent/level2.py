@@ -133,7 +133,7 @@ class Level2(nn.Module):
 
     def later(self, places: Tensor, around: Tensor, did: Tensor) -> tuple[Tensor, Tensor]:
         """Where that leads from `places` `... aim`, and the odds that nothing stops it: `told`."""
-        found = self.told(self.chart.spots(places), around, did)
+        found = self.told(self.chart.spots(places).detach(), around, did)
         return places + self.spread * found[..., : self.aim], found[..., self.aim]
 
     def risk(self, spots: Tensor, rows: Tensor, around: Tensor, did: Tensor) -> Tensor:
@@ -162,7 +162,9 @@ class Level2(nn.Module):
         began, around = self.chart.spots(here).detach(), self.around(state[:, 0])
         seen = self.seen(around, began)
         found, free = self.later(here, seen, batch["trail_did"])
-        spots, led = self.chart.spots(found), self.chart.spots(there).detach()
+        where = self.chart.where  # stays as it is: spots that lie closer would not be nearer
+        spots = F.linear(found, where.weight.detach(), where.bias.detach())
+        led = self.chart.spots(there).detach()
         near = F.smooth_l1_loss(spots, led, beta=0.3)
         points = ((found - there) / self.spread).square().sum(-1).mean()
         lost = (led - began - self.meant(batch["trail_did"])).norm(dim=-1)
@@ -185,6 +187,7 @@ class Level2(nn.Module):
         long = did.norm(dim=1)
         low, high = (long.quantile(share) for share in LONG)
         some = did[(long >= low) & (long <= high)]
+        some = some if len(some) else did  # of a few strides none lies between
         which = [int(some.norm(dim=1).argmax())]
         apart = (some - some[which[0]]).norm(dim=1)
         for _ in range(COUNT - 1):

@@ -128,6 +128,26 @@ def test_a_free_way_leads_where_it_points_and_a_wall_of_an_unseen_layout_stops_i
     assert float(off.max()) < 0.3 and float(sure.min()) > 0.7
 
 
+def test_its_energy_does_not_move_where_places_lie(trained, memory):
+    """A chart whose places all lie together would foretell them best."""
+    where = trained.chart.where.requires_grad_(True)
+    weight = trained.leave.down.weight.requires_grad_(True)
+    try:
+        loss, _ = trained.loss(memory.__getitems__([(7, 7)]))
+        loss.backward()
+        assert where.weight.grad is None and float(weight.grad.abs().sum()) > 0
+    finally:
+        trained.requires_grad_(False)
+        where.requires_grad_(False)
+
+
+def test_two_strides_of_different_lengths_are_enough_to_choose_from():
+    model = Level2(4 + 2 * SIDE * SIDE, 4, (SIDE, SIDE), 2, STRIDE)
+    did = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
+    model.measure(torch.ones(2, 4), did)
+    assert {tuple(way) for way in model.ways.tolist()} == {(1.0, 0.0), (0.0, 0.5)}
+
+
 def test_the_energy_is_less_where_what_was_done_is_told(trained, memory):
     batch = memory.__getitems__([(7, 7)])
     _, told = trained.loss(batch)
