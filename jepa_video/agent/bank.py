@@ -5,32 +5,27 @@ Legend: E episodes of at most T states, F fields of a state `P D`, B pairs of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .. import heap
 from ..data.episode_module import NO_ROOT, as_gathered
-from ..data.episodes import EpisodeSet, Trajectory
+from ..data.episodes import EpisodeSet
 from ..data.ledger import Ledger
 from ..data.loader import ExactLoader
 from ..data.notice import Notice
 from ..data.sampler import ClipSampler, Key
 from ..data.shelf import Completion
 from ..distributed import rank, world_size
-from ..envs.point import scene_of
 from ..errors import UserError
 from ..randomness import CLIP, generator
-from ..training.world_model import WorldModel
+from .changed import Changes
 from .trails import Trails
 
-_FRAMES = 512  # encoded at once
 _ANYWHERE = 0.75  # share of the goals that may be any state of the episode
 _SHOWN = 4  # one for so many pairs of a batch
 _TRAILS = (16, 64, 12)  # scenes of a batch, states and goals of each
@@ -58,6 +53,7 @@ class Bank(Dataset[dict[str, Tensor]]):
         self.terminated: list[Tensor] = []  # T-1 each, bool
         self.scenes: list[int | None] = []  # None: a scene that no other episode has
         self.shown: list[tuple[int, int]] = []  # steps, from and to, that are worth imitating
+        self.changed: list[Tensor | None] = []
         self.spots: nn.Linear | None = None  # tells where places lie, for trails
         self.beside = 0.0  # how close they are neighbours, see `Trails`
         self.trails: Trails | None = None
@@ -72,14 +68,17 @@ class Bank(Dataset[dict[str, Tensor]]):
         terminated: Tensor | None = None,
         scene: int | None = None,
         shown: tuple[int, int] = (0, 0),
+        changed: Tensor | None = None,
     ) -> None:
         """One episode: `T P D`, `T-1 A`, `T-1`, bool `T-1`.
 
         Without the last it was truncated; episodes of the same `scene` lend each other goals.
         `shown` are the steps, from and to, whose actions a policy is to learn: they were planned.
+        `changed`, `T 2`, tells where its pictures did, where that is known.
         """
         self.scenes.append(scene)
         self.shown.append(shown)
+        self.changed.append(changed)
         self.states.append(states)
         self.actions.append(actions)
         self.rewards.append(rewards)
@@ -290,6 +289,12 @@ class Bank(Dataset[dict[str, Tensor]]):
             [part - part.mean(0) for part in (s.flatten(1)[:, :aim] for s in self.states)]
         )
 
+    def seen(self, aim: int) -> Changes | None:
+        """Places, the first `aim` numbers of states, and where pictures changed, where known."""
+        pairs = zip(self.states, self.changed, strict=True)
+        known = [(state.flatten(1)[:, :aim], spots) for state, spots in pairs if spots is not None]
+        return Changes(*map(torch.cat, zip(*known, strict=True))) if known else None
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the states, `P*D` each."""
         flat = self._table()[3].flatten(1)
@@ -368,73 +373,3 @@ class BankData(LightningDataModule):
     def held_out(self, clips: int) -> Iterator[dict[str, Tensor]]:
         """Nothing: an agent is judged in its environment."""
         return iter(())
-
-
-@torch.no_grad()
-def encoded(
-    world: WorldModel,
-    episodes: EpisodeSet,
-    bank: Bank,
-    device: torch.device,
-    shown: Callable[[Trajectory], tuple[int, int]] = lambda one: (0, 0),
-) -> None:
-    """Fill the bank with the states of all chosen episodes.
-
-    Args:
-        world: encodes.
-        episodes: what is encoded.
-        bank: is filled.
-        device: where it encodes.
-        shown: from and to which of its frames an episode was planned.
-
-    Raises:
-        UserError: no episode has a step between two states.
-    """
-    notice, k = Notice(str(episodes.root), "encoding", "episodes"), world.encoder.frames
-    count = len(episodes)
-    lengths = [max(int(episodes.lengths[place]) - k + 1, 0) for place in episodes.chosen]
-    steps = [index for index, states in enumerate(lengths) if states > 1]  # others have none
-    if not steps:
-        raise UserError(f"{episodes.root}: no episode has more than the {k} frames of a state")
-    # All states in one block, and nothing else that stays: what is kept between the encoder's large
-    # temporary blocks leaves holes in the heap, 11 GB of them after 2,200 episodes.
-    block = torch.empty(sum(lengths), world.state.tokens, world.state.width)
-    parts = torch.split(block, lengths)
-    for index in steps:
-        one = episodes.episode(index)
-        parts[index].copy_(states_of(world, one.frames, one.states, device, one.scene))
-        notice(index + 1, count)
-    heap.release()
-    scenes = episodes.facts.settings.get("scenes")
-    for index in steps:
-        one = episodes.episode(index)
-        told = (one.actions, one.rewards, one.terminated)
-        scene = None if scenes is None or one.seed is None else scene_of(one.seed, scenes)
-        done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in told)
-        begin, end = (max(step - k + 1, 0) for step in shown(one))
-        bank.add(parts[index], done, gains, ends, scene, (begin, end))
-
-
-@torch.no_grad()
-def states_of(
-    world: WorldModel, frames: Any, own: Any, device: torch.device, scene: Any = None
-) -> Tensor:
-    """The states `n-K+1 P D`, on the CPU, of an episode's frames `n H W 3`.
-
-    Args:
-        world: encodes.
-        frames: as they were seen.
-        own: the true states `n S`.
-        device: where it encodes.
-        scene: the frames as memory completes them, or None.
-    """
-    shown = [frames] if scene is None else [frames, scene]
-    videos = [torch.from_numpy(np.array(part)).permute(0, 3, 1, 2) for part in shown]
-    felt, k, parts = torch.from_numpy(np.array(own)), world.encoder.frames, []
-    for start in range(0, len(felt) - k + 1, _FRAMES):
-        rows = slice(start, start + _FRAMES + k - 1)
-        video, own, *whole = (
-            part[None, rows].to(device) for part in (videos[0], felt, *videos[1:])
-        )
-        parts.append(world.encode(video, own, *whole)[0])
-    return torch.cat(parts).cpu()

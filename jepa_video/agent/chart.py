@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import Mlp
+from .changed import Changes, told_by_changes
 from .kept import Field, Kept
 from .met import Met, led_by, told_by
 from .reach import FAR, SLACK, Ways
@@ -42,6 +43,8 @@ _LOW = 0.3  # quantile of the lengths that are seen which is learned
 _UNKNOWN = 0.02  # weight of pairs that memory knows no way between, which are pushed apart
 _HELD = 3.0  # weight of what holds a step
 SINES = 4
+_SURE = 0.25  # cells that spots where the picture changes may be off
+_MOST = 0.9  # of them
 _STEEP = 4.0  # steps, the most that a cell's slope is told as
 _PIECES = 4  # that a long way is priced in, at most
 SLOPE = 8  # numbers of it
@@ -129,24 +132,32 @@ class Chart(Ways):
     # What it is measured by
 
     @torch.no_grad()
-    def survey(self, batch: Mapping[str, Tensor], moves: Tensor) -> None:
-        """The map's scale, and a first guess of where places lie in it.
+    def survey(
+        self, batch: Mapping[str, Tensor], moves: Tensor, seen: Changes | None = None
+    ) -> None:
+        """The map's scale, and where places lie in it, or a first guess of that.
 
-        Points lie in the picture, as the cells do: of their x (and of their y) the mixture that
-        moves most within the episodes is taken, and spread over the picture. Some of these points
-        see the scene too, so that in two rooms it is off by 3 to 4 pixels of 64, more than a wall
-        is thick. Where actions are ways, the mixture that moves as they say is taken instead, laid
-        along that guess, which is off by one; it stays as it was measured, since training moves it
-        off by two.
+        They lie where the picture changes, if that can be told to a quarter of a cell: who moves is
+        what changes, see `changed.py`.
+
+        Else, points lie in the picture, as the cells do: of their x (and of their y) the mixture
+        that moves most within the episodes is taken, and spread over the picture. Some of these
+        points see the scene too, so that in two rooms it is off by 3 to 4 pixels of 64, more than a
+        wall is thick. Where actions are ways, the mixture that moves as they say is taken instead,
+        laid along that guess, which is off by one; it stays as it was measured, since training
+        moves it off by two.
 
         Args:
             batch: steps of memory: `state` `N P D`, `action` `N A`, and `next` `N P D` after it.
             moves: points, less the mean of their episode, `M aim`.
+            seen: places and where pictures changed meanwhile, where that is known.
         """
         flat, after = batch["state"].flatten(1), batch["next"].flatten(1)
         cells = flat[:, self.aim :].view(len(flat), *self.tokens, -1).permute(3, 0, 1, 2).flatten(1)
         self.mean.copy_(cells.mean(1)[:, None, None])
         self.std.copy_(cells.std(1).clamp_min(1e-4)[:, None, None])
+        if seen is not None and self._seen(seen):
+            return
         points = flat[:, : self.aim]
         guess = points.new_zeros(self.aim, 2)
         for axis in range(2):
@@ -159,6 +170,17 @@ class Chart(Ways):
             along = torch.linalg.lstsq(told, self.spots(points).cpu(), driver="gelsd").solution
             self._lay(points, mix @ along[:-1].to(mix))
             self.where.requires_grad_(False)
+
+    def _seen(self, seen: Changes) -> bool:
+        """Lay places where pictures change; False where that tells too little."""
+        size = self.most + 1
+        mix, off, kept = told_by_changes(seen)
+        sure = bool((off * size).square().sum().sqrt() < _SURE) and float(kept) > _MOST
+        if sure:
+            self.where.weight.copy_((mix[:-1] * size).T)
+            self.where.bias.copy_(mix[-1] * size)
+        self.where.requires_grad_(not sure)
+        return sure
 
     def _lay(self, points: Tensor, mix: Tensor) -> None:
         """Spread mixtures `aim 2` of points `N aim` over the picture."""

@@ -35,6 +35,7 @@ from ..training.second_level import untouched
 from ..training.target import ema_update, frozen_copy, still
 from ..training.world_model import WorldModel
 from .bank import Bank
+from .changed import Changes
 from .chart import Chart
 from .cost import Critic, IntrinsicCost
 from .imagined import Imagined
@@ -196,7 +197,10 @@ class AgentLearner(Imagined, L.LightningModule):
             self.level2.measure(*gone)
         if isinstance(self.critic, Chart):
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
-            self.critic.survey(batch, bank.strayed(self.world.state.aim).to(self.device))
+            aim = self.world.state.aim
+            seen = bank.seen(aim)
+            seen = seen and Changes(*(part.to(self.device) for part in seen))
+            self.critic.survey(batch, bank.strayed(aim).to(self.device), seen)
             self.critic.steer(*(batch[name] for name in ("state", "action", "next")))
             bank.spots = cast(nn.Linear, frozen_copy(self.critic.where)).cpu()
             bank.beside = BESIDE * self.critic.size[0] / self.critic.tokens[0]

@@ -13,10 +13,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..agent.actor import Search, planner_of
-from ..agent.bank import Bank, BankData, encoded
+from ..agent.bank import Bank, BankData
 from ..agent.chart import Chart
 from ..agent.configurator import doubts
 from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
+from ..agent.encoding import encoded
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
 from ..agent.rounds import Field, Rounds, Row, Table, round_words

@@ -19,8 +19,9 @@ from gymnasium import spaces
 from pyarrow import parquet
 
 from jepa_video.agent import recording
-from jepa_video.agent.bank import Bank, encoded
+from jepa_video.agent.bank import Bank
 from jepa_video.agent.collect import collect
+from jepa_video.agent.encoding import encoded
 from jepa_video.agent.recording import Recording
 from jepa_video.cli import main
 from jepa_video.cli.options import build_parser, parse

@@ -19,10 +19,11 @@ from gymnasium import spaces
 
 from jepa_video import Agent
 from jepa_video.agent import collect as collecting
-from jepa_video.agent.bank import Bank, encoded
+from jepa_video.agent.bank import Bank
 from jepa_video.agent.collect import collect
 from jepa_video.agent.configurator import RollIn, rolled_in
 from jepa_video.agent.cost import IntrinsicCost
+from jepa_video.agent.encoding import encoded
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.rounds import Row, Table
 from jepa_video.agent.task import Task

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from jepa_video.agent.agent import Agent
-from jepa_video.agent.bank import states_of
 from jepa_video.agent.collect import collect
+from jepa_video.agent.encoding import states_of
 from jepa_video.agent.mind import save_agent
 from jepa_video.agent.perception import Perception
 from jepa_video.agent.scene import SceneMemory, completion
