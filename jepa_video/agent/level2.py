@@ -37,7 +37,6 @@ HELD: Final = 0.4  # cells that a stride may fall short of what was done and cou
 RISK: Final = 20.0  # strides that one costs which something stops
 PATIENCE: Final = 4  # decisions that come no nearer to a place, after which it is given up
 NEARER: Final = 0.1  # cells
-BESIDE: Final = ((0.0, 0.0), (0.35, 0.35), (0.35, -0.35), (-0.35, 0.35), (-0.35, -0.35))  # cells
 SHUT: Final = 20.0  # what the step that led to it costs more from then on
 WIDE: Final = 2.0  # and steps beside it, see `Met`
 THERE: Final = 0.35  # cells from a sub-goal that count as there
@@ -121,34 +120,15 @@ class Level2(nn.Module):
         index = self.cell(spots)[..., None].expand(-1, -1, around.shape[-1])
         return around.gather(1, index)
 
-    def told(self, spots: Tensor, around: Tensor, did: Tensor) -> Tensor:
-        """What comes of `did` `... A` at spots `... 2`: how places move, and the odds, `... aim+1`.
-
-        `around` `... H` is of the cell that the spot lies in; the odds, that nothing stops it, are
-        a logarithm.
-        """
-        enters = torch.cat((waves(spots - spots.floor() - 0.5), waves(did)), -1)
-        found: Tensor = self.leave(F.gelu(self.norm(around + self.enter(enters))))
-        return found
-
     def later(self, places: Tensor, around: Tensor, did: Tensor) -> tuple[Tensor, Tensor]:
-        """Where that leads from `places` `... aim`, and the odds that nothing stops it: `told`."""
-        found = self.told(self.chart.spots(places).detach(), around, did)
-        return places + self.spread * found[..., : self.aim], found[..., self.aim]
+        """Where `did` `... A` leads from `places` `... aim`, and the odds that nothing stops it.
 
-    def risk(self, spots: Tensor, rows: Tensor, around: Tensor, did: Tensor) -> Tensor:
-        """How likely something stops `did` `W A` at spots `F 2` of maps `rows` `F`: `F W`.
-
-        The mean over the spot and four beside it, as far as a place may be off: else a search finds
-        where a wall is told too thin.
+        `around` `... H` is of the cell that the place lies in; the odds are a logarithm.
         """
-        begin = spots[:, None] + spots.new_tensor(BESIDE)  # F 5 2
-        seen = around[rows[:, None], self.cell(begin)]
-        each = (*begin.shape[:2], len(did), -1)
-        told = self.told(
-            begin[:, :, None].expand(each), seen[:, :, None].expand(each), did.expand(each)
-        )
-        return torch.sigmoid(-told[..., self.aim]).mean(1)
+        spots = self.chart.spots(places).detach()
+        enters = torch.cat((waves(spots - spots.floor() - 0.5), waves(did)), -1)
+        found = self.leave(F.gelu(self.norm(around + self.enter(enters))))
+        return places + self.spread * found[..., : self.aim], found[..., self.aim]
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The energy of memory's strides, and how far off they are foretold: cells, squared.
@@ -314,10 +294,10 @@ class Ahead:
             begin = chart.spots(places)
             seen = around[rows, level2.cell(begin)]
             each = (len(rows), COUNT, -1)
-            did = level2.ways.expand(each)
-            found, _ = level2.later(places[:, None].expand(each), seen[:, None].expand(each), did)
+            did, seen = level2.ways.expand(each), seen[:, None].expand(each)
+            found, free = level2.later(places[:, None].expand(each), seen, did)
             way = chart.spots(found) - begin[:, None]
-            price = 1 + (RISK * level2.risk(begin, rows, around, level2.ways)).round().long()
+            price = 1 + (RISK * torch.sigmoid(-free)).round().long()
             return found, price + self._paid(begin[:, None], way, [met.rows(rows) for met in known])
 
         start, end = (part.flatten(1)[:, :width] for part in (state, goal))
