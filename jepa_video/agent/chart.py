@@ -137,8 +137,8 @@ class Chart(Ways):
     ) -> None:
         """The map's scale, and where places lie in it, or a first guess of that.
 
-        They lie where the picture changes, if that can be told to a quarter of a cell: who moves is
-        what changes, see `changed.py`.
+        They lie where the picture changes, see `changed.py`, if that can be told to a quarter of a
+        cell: who moves is what changes. Where actions are ways, it has to move as they say.
 
         Else, points lie in the picture, as the cells do: of their x (and of their y) the mixture
         that moves most within the episodes is taken, and spread over the picture. Some of these
@@ -156,31 +156,33 @@ class Chart(Ways):
         cells = flat[:, self.aim :].view(len(flat), *self.tokens, -1).permute(3, 0, 1, 2).flatten(1)
         self.mean.copy_(cells.mean(1)[:, None, None])
         self.std.copy_(cells.std(1).clamp_min(1e-4)[:, None, None])
-        if seen is not None and self._seen(seen):
+        points, moved, told = flat[:, : self.aim], (after - flat)[:, : self.aim], batch["action"]
+        mix = told_by(moved, told)
+        if seen is not None and self._seen(seen, moved, None if mix is None else told):
+            self.where.requires_grad_(False)
             return
-        points = flat[:, : self.aim]
         guess = points.new_zeros(self.aim, 2)
         for axis in range(2):
             guess[axis::2, axis] = most(moves[:, axis::2].double()).to(points)
         self._lay(points, guess)
-        self.where.requires_grad_(True)
-        mix = told_by((after - flat)[:, : self.aim], batch["action"])
+        self.where.requires_grad_(mix is None)
         if mix is not None:
-            told = F.pad(points @ mix, (0, 1), value=1.0).cpu()
-            along = torch.linalg.lstsq(told, self.spots(points).cpu(), driver="gelsd").solution
+            given = F.pad(points @ mix, (0, 1), value=1.0).cpu()
+            along = torch.linalg.lstsq(given, self.spots(points).cpu(), driver="gelsd").solution
             self._lay(points, mix @ along[:-1].to(mix))
-            self.where.requires_grad_(False)
 
-    def _seen(self, seen: Changes) -> bool:
-        """Lay places where pictures change; False where that tells too little."""
+    def _seen(self, seen: Changes, moved: Tensor, told: Tensor | None) -> bool:
+        """Lay places where pictures change; False where that tells too little.
+
+        Or where it does not lead where actions `N A` say by which points moved `N aim`, if they do.
+        """
         size = self.most + 1
         mix, off, kept = told_by_changes(seen)
-        sure = bool((off * size).square().sum().sqrt() < _SURE) and float(kept) > _MOST
-        if sure:
-            self.where.weight.copy_((mix[:-1] * size).T)
-            self.where.bias.copy_(mix[-1] * size)
-        self.where.requires_grad_(not sure)
-        return sure
+        self.where.weight.copy_((mix[:-1] * size).T)
+        self.where.bias.copy_(mix[-1] * size)
+        if told is not None and not led_by(F.linear(moved, self.where.weight), told).any():
+            return False
+        return bool((off * size).square().sum().sqrt() < _SURE) and float(kept) > _MOST
 
     def _lay(self, points: Tensor, mix: Tensor) -> None:
         """Spread mixtures `aim 2` of points `N aim` over the picture."""

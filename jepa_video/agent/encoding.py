@@ -19,7 +19,6 @@ from .bank import Bank
 from .changed import changes
 
 _FRAMES: Final = 512  # encoded at once
-_CHANGED: Final = 256  # episodes whose changes are noted, at most
 
 
 @torch.no_grad()
@@ -29,6 +28,7 @@ def encoded(
     bank: Bank,
     device: torch.device,
     shown: Callable[[Trajectory], tuple[int, int]] = lambda one: (0, 0),
+    noted: int = 0,
 ) -> None:
     """Fill the bank with the states of all chosen episodes.
 
@@ -38,6 +38,7 @@ def encoded(
         bank: is filled.
         device: where it encodes.
         shown: from and to which of its frames an episode was planned.
+        noted: episodes, evenly of all, of which is noted where their pictures change, at most.
 
     Raises:
         UserError: no episode has a step between two states.
@@ -64,8 +65,9 @@ def encoded(
         scene = None if scenes is None or one.seed is None else scene_of(one.seed, scenes)
         done, gains, ends = (torch.from_numpy(np.array(part))[k - 1 :] for part in told)
         begin, end = (max(step - k + 1, 0) for step in shown(one))
-        noted = index % (count // _CHANGED + 1) == 0
-        changed = changes(torch.from_numpy(np.array(one.frames)))[k - 1 :] if noted else None
+        changed = None
+        if noted and index % -(-count // noted) == 0:
+            changed = changes(torch.from_numpy(np.array(one.frames)))[k - 1 :]
         bank.add(parts[index], done, gains, ends, scene, (begin, end), changed)
 
 

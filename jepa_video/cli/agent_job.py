@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from ..agent.actor import Search, planner_of
 from ..agent.bank import Bank, BankData
+from ..agent.changed import NOTED
 from ..agent.chart import Chart
 from ..agent.configurator import doubts
 from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
@@ -88,7 +89,8 @@ class AgentJob(TrainingJob):
         # It plays where its memory is from: rounds go there, and the line on screen names that.
         self.place = episodes.facts if episodes.facts.env else facts
         mind = self._asked(memory)
-        encoded(self.world.to(self.device), episodes, self.data.bank, self.device)
+        noted = NOTED if mind.chart else 0
+        encoded(self.world.to(self.device), episodes, self.data.bank, self.device, noted=noted)
         reach = step_length(map(self.world.state.moving, self.data.bank.states))
         if reach is None:
             raise UserError(

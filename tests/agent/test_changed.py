@@ -48,6 +48,7 @@ def test_spots_that_lie_far_off_do_not_count():
     wrong = spots + 1e-3 * torch.randn(spots.shape, generator=source)
     wrong[::16] += 5
     found, off, kept = told_by_changes(Changes(places, wrong))
+    assert torch.equal(told_by_changes(Changes(places, spots))[2], torch.ones(()))  # exact: all
     torch.testing.assert_close(found, mix, atol=5e-4, rtol=0)
     assert 8e-4 < off.max() < 1.2e-3 and float(kept) == pytest.approx(375 / 400, abs=0.01)
 
@@ -102,6 +103,25 @@ def test_where_what_changes_is_not_the_place_it_is_as_if_nothing_were_seen(off):
     assert chart.where.weight.requires_grad == plain.where.weight.requires_grad
 
 
+def test_what_changes_and_does_not_move_as_actions_say_is_no_place():
+    """Another thing, that the points know too."""
+    steps, strayed, points, places = scenes()
+    other = torch.rand(places.shape, generator=torch.Generator().manual_seed(2))
+    points = torch.cat((points[:, :2], other), 1)
+    for name, part in (
+        ("state", points.view(60, 50, 4)[:, :-1]),
+        ("next", points.view(60, 50, 4)[:, 1:]),
+    ):
+        steps[name] = torch.cat((part.flatten(0, 1)[:, None], steps[name][..., 4:]), 2)
+    strayed = (points.view(60, 50, 4) - points.view(60, 50, 4).mean(1, keepdim=True)).flatten(0, 1)
+    plain = chart_of(steps, strayed, seen=None)
+    chart = chart_of(steps, strayed, seen=Changes(points, other))
+    assert torch.equal(chart.where.weight, plain.where.weight)
+    still = {**steps, "action": torch.zeros_like(steps["action"])}  # nobody says what moves
+    chart = chart_of(still, strayed, seen=Changes(points, other))
+    assert (chart.spots(points).detach() - SIDE * other).abs().max() < 0.01
+
+
 @pytest.mark.parametrize("frames", [1, 2])
 def test_memory_notes_where_pictures_of_its_states_change(tmp_path, frames):
     root = tmp_path / "episodes"
@@ -109,11 +129,15 @@ def test_memory_notes_where_pictures_of_its_states_change(tmp_path, frames):
     episodes = EpisodeSet(root)
     encoder = partial(ConvEncoder, frames=frames, tubelet=frames, channels=4, width=8)
     model, bank = WorldModel(facts(), encoder=encoder).eval(), Bank()
-    encoded(model, episodes, bank, torch.device("cpu"))
+    encoded(model, episodes, bank, torch.device("cpu"), noted=6)
     seen = bank.seen(3)
     assert seen is not None
     assert torch.equal(seen.places, torch.cat(bank.states).flatten(1)[:, :3])
     told = np.concatenate([episodes.episode(i).states[frames - 1 :] for i in range(6)])
     off = 64 * seen.spots - 0.5 - torch.from_numpy(told[:, :2]).float()
     assert off.norm(dim=1).median() < 0.5
-    assert Bank().seen(3) is None
+    for noted, kept in ((0, []), (3, [0, 2, 4]), (4, [0, 2, 4])):
+        bank = Bank()
+        encoded(model, episodes, bank, torch.device("cpu"), noted=noted)
+        assert [i for i, spots in enumerate(bank.changed) if spots is not None] == kept
+        assert (bank.seen(3) is None) == (not kept)
