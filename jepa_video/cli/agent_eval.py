@@ -22,8 +22,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             FAMILY/NAME as gym/Pendulum-v1
   --budget N --stack N --repeat N ...
                             settings of the environment: steps, frames, actions; its own too, as
-                            --layouts unseen of TwoRooms, or --view 12 of Rooms: pixels that are
-                            seen around the dot
+                            --layouts unseen of TwoRooms, or of Rooms --view 12, pixels that are
+                            seen around the dot, and --longest 1.2, of a step
   --policy NAME[,NAME]      random, explore, straight, scripted (expert is the same), and of a
                             checkpoint mode1, mode2, auto (plans where the critic doubts) or learned
                             (where a plan is worth it); auto if a checkpoint alone is given

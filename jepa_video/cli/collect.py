@@ -32,6 +32,7 @@ Settings of the environment, as far as it has them:
   --repeat N                how often each action is taken
   --scenes N                layouts of TwoRooms and Rooms that the episodes share, so that a goal
                             can be what another episode saw there
+  --longest PIXELS          the longest step in Rooms, 2.45 if not given
 
   --help-all                every option; with --env ID, that environment's too
 """
