@@ -293,7 +293,11 @@ class Bank(Dataset[dict[str, Tensor]]):
         """Places, the first `aim` numbers of states, and where pictures changed, where known."""
         pairs = zip(self.states, self.changed, strict=True)
         known = [(state.flatten(1)[:, :aim], spots) for state, spots in pairs if spots is not None]
-        return Changes(*map(torch.cat, zip(*known, strict=True))) if known else None
+        if not known:
+            return None
+        places, spots = map(torch.cat, zip(*known, strict=True))
+        there = ~spots.isnan().any(1)
+        return Changes(places[there], spots[there])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the states, `P*D` each."""

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import Mlp
-from .changed import Changes, told_by_changes
+from .changed import Changes, laid
 from .kept import Field, Kept
 from .met import Met, led_by, told_by
 from .reach import FAR, SLACK, Ways
@@ -43,8 +43,6 @@ _LOW = 0.3  # quantile of the lengths that are seen which is learned
 _UNKNOWN = 0.02  # weight of pairs that memory knows no way between, which are pushed apart
 _HELD = 3.0  # weight of what holds a step
 SINES = 4
-_SURE = 0.25  # cells that spots where the picture changes may be off
-_MOST = 0.9  # of them
 _STEEP = 4.0  # steps, the most that a cell's slope is told as
 _PIECES = 4  # that a long way is priced in, at most
 SLOPE = 8  # numbers of it
@@ -156,9 +154,12 @@ class Chart(Ways):
         cells = flat[:, self.aim :].view(len(flat), *self.tokens, -1).permute(3, 0, 1, 2).flatten(1)
         self.mean.copy_(cells.mean(1)[:, None, None])
         self.std.copy_(cells.std(1).clamp_min(1e-4)[:, None, None])
-        points, moved, told = flat[:, : self.aim], (after - flat)[:, : self.aim], batch["action"]
-        mix = told_by(moved, told)
-        if seen is not None and self._seen(seen, moved, None if mix is None else told):
+        points, moved = flat[:, : self.aim], (after - flat)[:, : self.aim]
+        mix = told_by(moved, batch["action"])
+        found = None if seen is None else laid(seen, self.most + 1, moved, mix)
+        if found is not None:
+            self.where.weight.copy_(found[:-1].T)
+            self.where.bias.copy_(found[-1])
             self.where.requires_grad_(False)
             return
         guess = points.new_zeros(self.aim, 2)
@@ -170,19 +171,6 @@ class Chart(Ways):
             given = F.pad(points @ mix, (0, 1), value=1.0).cpu()
             along = torch.linalg.lstsq(given, self.spots(points).cpu(), driver="gelsd").solution
             self._lay(points, mix @ along[:-1].to(mix))
-
-    def _seen(self, seen: Changes, moved: Tensor, told: Tensor | None) -> bool:
-        """Lay places where pictures change; False where that tells too little.
-
-        Or where it does not lead where actions `N A` say by which points moved `N aim`, if they do.
-        """
-        size = self.most + 1
-        mix, off, kept = told_by_changes(seen)
-        self.where.weight.copy_((mix[:-1] * size).T)
-        self.where.bias.copy_(mix[-1] * size)
-        if told is not None and not led_by(F.linear(moved, self.where.weight), told).any():
-            return False
-        return bool((off * size).square().sum().sqrt() < _SURE) and float(kept) > _MOST
 
     def _lay(self, points: Tensor, mix: Tensor) -> None:
         """Spread mixtures `aim 2` of points `N aim` over the picture."""

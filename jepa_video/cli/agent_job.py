@@ -89,7 +89,7 @@ class AgentJob(TrainingJob):
         # It plays where its memory is from: rounds go there, and the line on screen names that.
         self.place = episodes.facts if episodes.facts.env else facts
         mind = self._asked(memory)
-        noted = NOTED if mind.chart else 0
+        noted = NOTED if self.made.learn.judge == "chart" else 0
         encoded(self.world.to(self.device), episodes, self.data.bank, self.device, noted=noted)
         reach = step_length(map(self.world.state.moving, self.data.bank.states))
         if reach is None:

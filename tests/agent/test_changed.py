@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from jepa_video.agent.bank import Bank
-from jepa_video.agent.changed import Changes, changes, told_by_changes
+from jepa_video.agent.changed import NOTED, Changes, changes, told_by_changes
 from jepa_video.agent.chart import Chart
 from jepa_video.agent.collect import collect
 from jepa_video.agent.encoding import encoded
+from jepa_video.cli import agent_job, main
 from jepa_video.data.episodes import EpisodeSet
 from jepa_video.models.conv import ConvEncoder
 from jepa_video.training.world_model import WorldModel
@@ -33,12 +34,21 @@ def film(places: Tensor, ground: Tensor) -> Tensor:
 def test_a_thing_that_moves_is_found_where_it_is_and_what_stands_still_is_not():
     source = torch.Generator().manual_seed(0)
     places = 6 + torch.rand(60, 2, generator=source) * torch.tensor([52.0, 36.0])
-    for ground in (torch.zeros(*SIZE, 3), 200 * torch.rand(*SIZE, 3, generator=source)):
+    grain = 4 * torch.rand(60, *SIZE, 3, generator=source)  # of a camera
+    for ground in (torch.zeros(*SIZE, 3), 200 * torch.rand(*SIZE, 3, generator=source), grain):
         found = changes(film(places, ground)) * torch.tensor([64.0, 48.0])
         assert (found - places).norm(dim=1).max() < 0.8
         assert (found - places).norm(dim=1).mean() < 0.25
     still = torch.randint(0, 255, (1, *SIZE, 3), generator=source).expand(5, -1, -1, -1)
-    assert torch.equal(changes(still), torch.full((5, 2), 0.5))
+    assert changes(still).isnan().all()
+
+
+def test_who_stands_still_for_most_of_an_episode_is_no_background():
+    source = torch.Generator().manual_seed(0)
+    places = 6 + torch.rand(20, 2, generator=source) * torch.tensor([52.0, 36.0])
+    stays = torch.cat((places[:10], places[9:10].expand(60, -1), places[10:]))
+    found = changes(film(stays, torch.zeros(*SIZE, 3))) * torch.tensor([64.0, 48.0])
+    assert (found - stays).norm(dim=1).max() < 0.8
 
 
 def test_spots_that_lie_far_off_do_not_count():
@@ -48,7 +58,8 @@ def test_spots_that_lie_far_off_do_not_count():
     wrong = spots + 1e-3 * torch.randn(spots.shape, generator=source)
     wrong[::16] += 5
     found, off, kept = told_by_changes(Changes(places, wrong))
-    assert torch.equal(told_by_changes(Changes(places, spots))[2], torch.ones(()))  # exact: all
+    assert told_by_changes(Changes(places, spots)).kept == 1  # exact: all
+    assert told_by_changes(Changes(places[:20], spots[:20])) is None  # which five numbers tell
     torch.testing.assert_close(found, mix, atol=5e-4, rtol=0)
     assert 8e-4 < off.max() < 1.2e-3 and float(kept) == pytest.approx(375 / 400, abs=0.01)
 
@@ -103,23 +114,45 @@ def test_where_what_changes_is_not_the_place_it_is_as_if_nothing_were_seen(off):
     assert chart.where.weight.requires_grad == plain.where.weight.requires_grad
 
 
-def test_what_changes_and_does_not_move_as_actions_say_is_no_place():
-    """Another thing, that the points know too."""
-    steps, strayed, points, places = scenes()
-    other = torch.rand(places.shape, generator=torch.Generator().manual_seed(2))
-    points = torch.cat((points[:, :2], other), 1)
-    for name, part in (
-        ("state", points.view(60, 50, 4)[:, :-1]),
-        ("next", points.view(60, 50, 4)[:, 1:]),
-    ):
-        steps[name] = torch.cat((part.flatten(0, 1)[:, None], steps[name][..., 4:]), 2)
-    strayed = (points.view(60, 50, 4) - points.view(60, 50, 4).mean(1, keepdim=True)).flatten(0, 1)
-    plain = chart_of(steps, strayed, seen=None)
-    chart = chart_of(steps, strayed, seen=Changes(points, other))
-    assert torch.equal(chart.where.weight, plain.where.weight)
-    still = {**steps, "action": torch.zeros_like(steps["action"])}  # nobody says what moves
-    chart = chart_of(still, strayed, seen=Changes(points, other))
-    assert (chart.spots(points).detach() - SIDE * other).abs().max() < 0.01
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.3])
+def test_what_changes_and_does_not_move_as_actions_say_is_no_place(share):
+    """Another thing, that the points know too, or the middle between both."""
+    source = torch.Generator().manual_seed(2)
+    turn = 2 * torch.pi * torch.rand(2, 60, 50, 1, generator=source)
+    steps = 0.2 * torch.cat((turn.cos(), turn.sin()), -1)  # of one length, which tells least
+    places, other = steps.cumsum(2)
+    points = torch.cat((places, other), 2)
+    points = points + 0.01 * torch.randn(points.shape, generator=source)
+    states = torch.cat((points, torch.zeros(60, 50, 2 * SIDE * SIDE)), 2)
+    batch = {"state": states[:, :-1], "next": states[:, 1:], "action": steps[0, :, 1:]}
+    batch = {name: part.flatten(0, 1) for name, part in batch.items()}
+    given = batch, (points - points.mean(1, keepdim=True)).flatten(0, 1)
+    plain = chart_of(*given, seen=None)
+    for mixed, taken in ((0.0, True), (share, False)):
+        spots = (places + mixed * (other - places)).flatten(0, 1) / SIDE
+        chart = chart_of(*given, seen=Changes(points.flatten(0, 1), spots))
+        told = (chart.spots(points.flatten(0, 1)).detach() - SIDE * spots).abs().max() < 0.1
+        assert told == taken
+        assert torch.equal(chart.where.weight, plain.where.weight) == (not taken)
+
+
+def test_agent_fit_notes_it_for_a_chart_alone(tmp_path, monkeypatch):
+    noted = []
+
+    def watched(*given, **told):
+        noted.append(told.get("noted", 0))
+        encoded(*given, **told)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(agent_job, "encoded", watched)
+    collect("Rooms", "wander", 8, tmp_path / "episodes", settings={"budget": 20, "scenes": 2})
+    common = ["--data.root", "episodes", "--wandb", "off", "--trainer.accelerator", "cpu"]
+    common += ["--trainer.max_steps", "2", "--data.batch_size", "4"]
+    assert main(["world", *common, "--data.frames", "8", "--name", "world"]) == 0
+    for judge, wanted in (("chart", NOTED), ("ways", 0)):
+        told = ["--checkpoint", "runs/world", "--learn.judge", judge, "--name", judge]
+        assert main(["agent", "fit", *common, *told]) == 0
+        assert noted.pop() == wanted
 
 
 @pytest.mark.parametrize("frames", [1, 2])
