@@ -22,7 +22,7 @@ FAMILIES = [
     ("minigrid/MiniGrid-Empty-8x8-v0", "minigrid", 3),
     ("dmc/cartpole-swingup", "dm_control", 5),
     ("dmc/reacher-easy", "dm_control", 6),
-    ("mujoco/Reacher-v5", "mujoco", 10),
+    ("mujoco/Reacher-v5", "imageio", 10),  # of the extra alone: dmc brings mujoco too
     ("swm/PushT-v1", "stable_worldmodel", 7),
     ("swm/TwoRoom-v1", "stable_worldmodel", 2),
     ("atari/Breakout-v5", "ale_py", 0),
@@ -319,7 +319,7 @@ def screenless(monkeypatch, libraries):
 @pytest.mark.parametrize("id", ["dmc/reacher-easy", "mujoco/Reacher-v5"])
 def test_torch_may_be_imported_after_mujoco_has_drawn(id):
     """It brings triton, whose LLVM and that of Mesa's EGL ended the process in this order."""
-    module = {"dmc": "dm_control", "mujoco": "mujoco"}[id.split("/")[0]]
+    module = {"dmc": "dm_control", "mujoco": "imageio"}[id.split("/")[0]]
     pytest.importorskip(module, reason=f"{id} needs {module}, which is not installed")
     code = f"from jepa_video.envs import make_batch; make_batch({id!r}, 1).reset(seed=[1])"
     code += "; import torch, torch._dynamo"
