@@ -50,18 +50,18 @@ def frames_of(path: str, places: list[int], backend: str, timeout: float) -> Fra
         DecoderLost: the decoder hangs on the file or crashes.
         DecodeError, PastEnd: as in `read_clip`.
     """
-    job = {"path": path, "places": places, "backend": backend}
-    answer = _ask(path, job, timeout)
+    answer = _ask(path, {"places": places, "backend": backend}, timeout)
     frames: Frames = np.frombuffer(answer["bytes"], np.uint8).reshape(answer["shape"])
     return frames
 
 
 def info_of(path: str, timeout: float) -> VideoInfo:
     """`video_info` without its risks; arguments and errors as in `frames_of`."""
-    return VideoInfo(**_ask(path, {"path": path}, timeout)["info"])
+    return VideoInfo(**_ask(path, {}, timeout)["info"])
 
 
 def _ask(path: str, job: Job, timeout: float) -> Job:
+    job = {**job, "path": os.path.abspath(path)}  # the helper is where this process once was
     with _lock:
         answer = _own().ask(job, timeout)
     if isinstance(answer, str):

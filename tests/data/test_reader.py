@@ -59,6 +59,21 @@ def test_frames_come_back_as_they_are(tmp_path: Path) -> None:
     assert reader.info_of(path, 30).frames == 40
 
 
+def test_a_path_is_meant_from_the_folder_that_its_reader_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper stays in the folder that it was started from; a notebook does not."""
+    for frames in (20, 30):
+        (tmp_path / str(frames)).mkdir()
+        write_clip(tmp_path / str(frames) / "a.mp4", frames)
+    for frames in (20, 30):
+        monkeypatch.chdir(tmp_path / str(frames))
+        assert reader.info_of("a.mp4", 30).frames == frames
+        assert len(read_clip("a.mp4", [frames - 1], timeout=30)) == 1
+    with pytest.raises(DecodeError, match=r"^b\.mp4: missing"):
+        reader.info_of("b.mp4", 30)
+
+
 def test_faults_of_files_come_back_in_words(tmp_path: Path) -> None:
     path = str(write_clip(tmp_path / "a.mp4", 40))
     with pytest.raises(PastEnd, match="frame 40 asked of a video of 40 frames"):
