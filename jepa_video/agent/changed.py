@@ -97,8 +97,8 @@ def told_by_changes(seen: Changes) -> Told | None:
     return Told(mix.to(seen.places), error.to(seen.places), float(keep.float().mean()))
 
 
-def laid(seen: Changes, size: Tensor, moved: Tensor, mix: Tensor | None) -> Tensor | None:
-    """The mixtures `n+1 2` of a place's numbers that lie in the cells where the picture changes.
+def laid(seen: Changes, size: Tensor, moved: Tensor, mix: Tensor | None) -> Told | None:
+    """The mixtures of a place's numbers that lie in the cells where the picture changes.
 
     Args:
         seen: places and spots.
@@ -107,14 +107,14 @@ def laid(seen: Changes, size: Tensor, moved: Tensor, mix: Tensor | None) -> Tens
         mix: the mixture of them that goes as actions say, `n A`; None where there is none.
 
     Returns:
-        None where that tells too little, or where it moves otherwise than `mix`: then something
-        else moves too.
+        `mix` and `off` in cells. None where that tells too little, or where it moves otherwise than
+        `mix`: then something else moves too.
     """
     told = told_by_changes(seen)
     if told is None or float((told.off * size).norm()) > _SURE or told.kept < _KEPT:
         return None
-    found = told.mix * size
-    if mix is not None and explained(moved @ found[:-1], moved @ mix) < _ALIKE:
+    found = told._replace(mix=told.mix * size, off=told.off * size)
+    if mix is not None and explained(moved @ found.mix[:-1], moved @ mix) < _ALIKE:
         return None
     return found
 

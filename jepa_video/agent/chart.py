@@ -105,6 +105,7 @@ class Chart(Ways):
         )
         self.pace = nn.Parameter(torch.tensor(math.log(_PACE / finer)))
         self.where = nn.Linear(aim, 2)
+        self.placed = ""  # in words, how `survey` laid places
         self.mean: Tensor
         self.std: Tensor
         self.neighbours: Tensor
@@ -158,14 +159,16 @@ class Chart(Ways):
         mix = told_by(moved, batch["action"])
         found = None if seen is None else laid(seen, self.most + 1, moved, mix)
         if found is not None:
-            self.where.weight.copy_(found[:-1].T)
-            self.where.bias.copy_(found[-1])
+            self.where.weight.copy_(found.mix[:-1].T)
+            self.where.bias.copy_(found.mix[-1])
             self.where.requires_grad_(False)
+            self.placed = f"where pictures change, {float(found.off.norm()):.2f} cells off"
             return
         guess = points.new_zeros(self.aim, 2)
         for axis in range(2):
             guess[axis::2, axis] = most(moves[:, axis::2].double()).to(points)
         self._lay(points, guess)
+        self.placed = "where points move most" if mix is None else "as actions move points"
         self.where.requires_grad_(mix is None)
         if mix is not None:
             given = F.pad(points @ mix, (0, 1), value=1.0).cpu()

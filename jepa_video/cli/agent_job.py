@@ -262,12 +262,13 @@ class AgentJob(TrainingJob):
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
             *self.data.unreadable.words(),
             f"critic    {sizes[0]}{ways}; policy {sizes[1]}, from {module.source}; cost: {cost}",
+            *chart_words(module),
             f"training  {parts.trainer.max_steps} steps of {self.data.batch_size} states",
         ]
 
     def facts(self, parts: Parts) -> dict[str, Any]:
         """What the training knows about itself."""
-        pairs, wait = parts.health.total()
+        (pairs, wait), critic = parts.health.total(), self.module.critic
         return {
             "kind": "agent",
             "steps": parts.trainer.global_step,
@@ -279,7 +280,7 @@ class AgentJob(TrainingJob):
             "episodes": len(self.data.bank.states),
             "reach": self.mind.reach,
             "cost": self.mind.weights,
-        }
+        } | ({"places": critic.placed} if isinstance(critic, Chart) else {})
 
     def _write(self, path: Path) -> float:
         """Write the agent as it is with its world model; the doubt above which it plans."""
@@ -322,6 +323,14 @@ def collapse_words(checkpoint: Path) -> list[str]:
     summary = checkpoint.expanduser() / "summary.json"
     told = str(read_json(summary).get("verdict", "")) if summary.is_file() else ""
     return [f"world     {told}"] if told.startswith("collapsed") else []
+
+
+def chart_words(module: AgentLearner) -> list[str]:
+    """A line on the chart's cells and how places were laid in them, where there is a chart."""
+    if not isinstance(module.critic, Chart):
+        return []
+    high, wide = module.critic.size
+    return [f"chart     {wide} x {high} cells; places laid {module.critic.placed}"]
 
 
 def ending_words(module: AgentLearner, bank: Bank) -> list[str]:

@@ -249,6 +249,7 @@ def agent_result(files: RunFiles) -> str:
         "world model": files.settings.get("checkpoint"),
         "memory": (files.settings.get("data") or {}).get("root"),
         "policy learns from": learn.get("source"),
+        "places on its chart": told.get("places"),
         "cost": ", ".join(f"{weight:g} {name}" for name, weight in cost.items()),
         "planner": ", ".join(f"{k} {v}" for k, v in (files.settings.get("search") or {}).items()),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_pictures_tell_what_moves_do_not_where_each_scene_lies():
     )
     assert blind > 0.5 and told < 0.05
     assert not by_sight.where.weight.requires_grad
+    assert by_sight.placed.startswith("where pictures change, 0.0")
+    assert by_moves.placed == "as actions move points"
 
 
 @pytest.mark.parametrize("off", [0.5, 9.0])
@@ -109,6 +112,7 @@ def test_where_what_changes_is_not_the_place_it_is_as_if_nothing_were_seen(off):
     )
     plain = chart_of(steps, strayed, seen=None)
     chart = chart_of(steps, strayed, seen=Changes(points, wrong / SIDE))
+    assert chart.placed == plain.placed
     assert torch.equal(chart.where.weight, plain.where.weight)
     assert torch.equal(chart.where.bias, plain.where.bias)
     assert chart.where.weight.requires_grad == plain.where.weight.requires_grad
@@ -136,7 +140,7 @@ def test_what_changes_and_does_not_move_as_actions_say_is_no_place(share):
         assert torch.equal(chart.where.weight, plain.where.weight) == (not taken)
 
 
-def test_agent_fit_notes_it_for_a_chart_alone(tmp_path, monkeypatch):
+def test_agent_fit_notes_it_for_a_chart_alone_and_says_so(tmp_path, monkeypatch, capsys):
     noted = []
 
     def watched(*given, **told):
@@ -151,8 +155,13 @@ def test_agent_fit_notes_it_for_a_chart_alone(tmp_path, monkeypatch):
     assert main(["world", *common, "--data.frames", "8", "--name", "world"]) == 0
     for judge, wanted in (("chart", NOTED), ("ways", 0)):
         told = ["--checkpoint", "runs/world", "--learn.judge", judge, "--name", judge]
+        capsys.readouterr()
         assert main(["agent", "fit", *common, *told]) == 0
         assert noted.pop() == wanted
+        said = [line for line in capsys.readouterr().out.splitlines() if line[:6] == "chart "]
+        summary = json.loads((tmp_path / "runs" / judge / "summary.json").read_text())
+        assert len(said) == (judge == "chart") == ("places" in summary)
+        assert all(line.endswith(f"cells; places laid {summary['places']}") for line in said)
 
 
 @pytest.mark.parametrize("frames", [1, 2])
