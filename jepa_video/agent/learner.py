@@ -3,7 +3,8 @@
     V(s, g) = min over plans of m steps of  sum_k d^(k-1) c(s_k, g) + d^m V'(s_m, g)
               and never more than what memory took from s to g
     policy: towards the best of these plans' first actions, or down the critic's slope through the
-    world model, for a step or as many as are dreamt, or towards what the data did
+    world model, for a step or as many as are dreamt, or towards what the data did, or towards the
+    best that memory's own actions came to (`deeds.py`, and V with it)
 
 Where the goal alone counts, V is that of a critic of ways (`reach.py`), which learns from memory's
 own steps; the policy begins half-way through, when there is something to go by.
@@ -38,6 +39,7 @@ from .bank import Bank
 from .changed import Changes
 from .chart import Chart
 from .cost import Critic, IntrinsicCost
+from .deeds import Deeds, deeds_of
 from .imagined import Imagined
 from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
@@ -68,7 +70,8 @@ class AgentLearner(Imagined, L.LightningModule):
             cost and critic through the world model), `data` (actions of memory, by relabelling:
             the goal is where they led, a step later or some; Ghosh et al. 2021, GCSL), or `dreams`:
             the slope of what it comes to by its own actions for `ahead` steps, which is what a
-            critic of values learns too, see `dreams.py`.
+            critic of values learns too, see `dreams.py`; or `deeds`: what memory's own actions
+            came to, by a critic of states and actions, see `deeds.py`.
         correct: share of all steps, at the beginning, in which the dynamics are corrected.
         foretold: steps that they then foretell, each from what was foretold before it: for dreams.
         surprise: share of what they are corrected on, before any round, that is drawn by how wrong
@@ -130,18 +133,18 @@ class AgentLearner(Imagined, L.LightningModule):
     ) -> None:
         super().__init__()
         refuse_numbers(correct, planned, candidates, members, holds, discount)
-        within("learn", 1, hidden=hidden, finer=finer, futures=futures)
         within("learn", 0, learning_rate=learning_rate, weight_decay=weight_decay)
-        within("learn", 0, 1, momentum=momentum, warmup=warmup, surprise=surprise, hope=hope)
+        shares = {"momentum": momentum, "warmup": warmup, "surprise": surprise, "hope": hope}
+        within("learn", 0, 1, **shares, trace=trace)
         within("learn", 0, recall=recall, open=open)
+        within("learn", 1, hidden=hidden, finer=finer, futures=futures)
         within("learn", 1, ahead=ahead, foretold=foretold)
-        within("learn", 0, 1, trace=trace)
         facts = world.facts
         self._world = [world]  # not a submodule: it is not trained, saved or moved with this
         self.dynamics = world.dynamics.requires_grad_(True)  # trained and saved with this
         self.correct, self.planned = correct, planned
         self.intrinsic, self.weights, self.goal = intrinsic, dict(weights), goal
-        self.zones, self.source = zones, source
+        self.zones, self.source, self.seed, self.draws = zones, source, seed, 0
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
         self.futures = futures if world.latent.dim else 1
@@ -162,9 +165,9 @@ class AgentLearner(Imagined, L.LightningModule):
         self.target = None if self.ways else cast(Critic, frozen_copy(self.critic))
         self.policy = policy_of(hidden, goal, world, self.critic)
         self.worth = worth_of(hidden, goal, world)
+        self.deeds = deeds_of(world, goal, hidden, members, discount) if source == "deeds" else None
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
-        self.weight_decay, self.seed, self.draws = weight_decay, seed, 0
-        self.fresh = True  # until it has been through all of its stages once
+        self.weight_decay, self.fresh = weight_decay, True  # until it has been through its stages
 
     @property
     def world(self) -> WorldModel:
@@ -173,20 +176,24 @@ class AgentLearner(Imagined, L.LightningModule):
 
     def scale_to(self, mean: Tensor, std: Tensor) -> None:
         """The scale of the states, `P*D` each, for critic and policy."""
-        for part in (self.critic, self.target, self.policy, self.worth):
+        for part in (self.critic, self.target, self.policy, self.worth, *self.judges()):
             if part is None or isinstance(part, Ways):  # states as they are
                 continue
-            part.mean.copy_(mean)
-            part.std.copy_(std)
+            part.mean[: len(mean)].copy_(mean)  # actions, where there are any, are what they are
+            part.std[: len(std)].copy_(std)
+
+    def judges(self) -> tuple[Critic, ...]:
+        """Critics of what is done, where there are any."""
+        return self.deeds.judges() if self.deeds is not None else ()
 
     def measure(self, bank: Bank) -> None:
         """Take the scales from memory, and ask it for what this learner needs beside pairs."""
         self.scale_to(*bank.moments())
         bank.onward = self.recall or (self.foretold if self.foretold > 1 else 0)
-        if self.recall and self.target is not None:
+        if self.target is not None and (self.recall or self.deeds is not None):
             batch = {name: part.to(self.device) for name, part in bank.spread().items()}
             cost = self.felt(batch["next"], batch["action"], batch["goal"])
-            for part in (cast(Critic, self.critic), self.target):
+            for part in (cast(Critic, self.critic), self.target, *self.judges()):
                 part.first.copy_(cost.mean() / (1 - self.discount))
                 part.unit.copy_(cost.abs().mean().clamp_min(1e-3) / (1 - self.discount))
         if self.surprise:
@@ -213,6 +220,8 @@ class AgentLearner(Imagined, L.LightningModule):
             return self.corrected(batch, draw)
         if self.ways or self.recall:
             return self.led(batch, draw)
+        if self.deeds is not None:
+            return self.done(batch, self.deeds, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
         if self.source == "dreams":
             return self.dreamed(batch, draw)
@@ -240,6 +249,25 @@ class AgentLearner(Imagined, L.LightningModule):
         loss = error + acted + shown + saved
         facts = {"critic": error, "policy": acted, "worth": saved, "cost": left.mean()}
         facts |= {"doubt": told.std(0).mean()} if len(told) > 1 else {}
+        self.log_dict({name: part.detach() for name, part in {"loss": loss, **facts}.items()})
+        return {"loss": loss + self._idle(self.dynamics)}
+
+    def done(
+        self, batch: dict[str, Tensor], deeds: Deeds, draw: torch.Generator
+    ) -> dict[str, Tensor]:
+        """What memory's own actions came to, and a policy of the best of them."""
+        goal, limits = batch["goal"] if self.goal else None, self.limits
+        assert limits is not None and isinstance(self.critic, Critic)
+        cost = self.felt(batch["next"], batch["action"], goal)
+        if weight := self.weights.get("reward"):  # memory knows what there was
+            cost = cost + weight * (
+                self.intrinsic.read(batch["next"], "reward")[:, 0] - batch["reward"]
+            )
+        given = batch if self.goal else {n: part for n, part in batch.items() if n != "goal"}
+        loss, facts = deeds.learn(given, cost, self.policy, self.critic, limits.clip_inwards, draw)
+        few = {name: part[: self.planned] for name, part in batch.items()}
+        shown, facts["worth"], _ = self.distilled(few, draw)
+        loss = loss + shown + facts["worth"]
         self.log_dict({name: part.detach() for name, part in {"loss": loss, **facts}.items()})
         return {"loss": loss + self._idle(self.dynamics)}
 
@@ -302,7 +330,11 @@ class AgentLearner(Imagined, L.LightningModule):
         each = world.energy(told.flatten(0, 1)[:, None], after.flatten(0, 1)[:, None])
         energy = world.prediction * (each * there.flatten()).mean()
         self.log_dict({"loss": energy.detach(), "energy": energy.detach()})
-        return {"loss": energy + sum(map(self._idle, self.trained().named().values()))}
+        return {"loss": energy + sum(map(self._idle, self._mine()))}
+
+    def _mine(self) -> list[nn.Module]:
+        """What learns beside the dynamics."""
+        return [*self.trained().named().values(), *([] if self.deeds is None else [self.deeds])]
 
     def _idle(self, part: nn.Module) -> Tensor | float:
         """0, from weights that take no part in this step: several ranks wait for them."""
@@ -326,7 +358,7 @@ class AgentLearner(Imagined, L.LightningModule):
     ) -> Tensor:
         """The policy's loss by its source."""
         state, shown = batch["state"], self.shown(batch)
-        if self.source == "dreams":  # which it learns from by themselves
+        if self.source in ("dreams", "deeds"):  # which it learns from by themselves
             return shown + 0 * reaction.told.sum()
         if self.source == "critic":
             assert self.limits is not None
@@ -374,7 +406,7 @@ class AgentLearner(Imagined, L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; each stage has its own warm-up and cosine, to a tenth."""
-        mine = [w for part in self.trained().named().values() for w in part.parameters()]
+        mine = [w for part in self._mine() for w in part.parameters() if w.requires_grad]
         groups = [{"params": list(self.dynamics.parameters())}, {"params": mine}]
         optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
         total, first = self.total_steps(), self.first_stage()
@@ -393,6 +425,8 @@ class AgentLearner(Imagined, L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if learns and self.target is not None:
             ema_update(self.target, self.critic, self.momentum)
+        if learns and self.deeds is not None:
+            ema_update(self.deeds.slow, self.deeds.quick, self.momentum)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The counter of the draws."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..errors import UserError
 
-Source = Literal["plans", "critic", "data", "dreams"]
+Source = Literal["plans", "critic", "data", "dreams", "deeds"]
 Judge = Literal["auto", "ways", "chart", "value"]
 
 
@@ -61,17 +61,17 @@ def refuse_source(source: Source, discrete: bool, values: bool) -> None:
     Args:
         source: of what it learns.
         discrete: whether actions are kinds.
-        values: whether the critic is one of values that learns from what is imagined.
+        values: whether the critic is one of values that does not learn by `recall`.
 
     Raises:
         UserError: why not.
     """
-    if source in ("critic", "dreams") and discrete:
+    if source in ("critic", "dreams", "deeds") and discrete:
         raise UserError(
             f"learn.source {source} follows the slope of actions, and kinds have none: take plans"
         )
-    if source == "dreams" and not values:
-        raise UserError("learn.source dreams takes --learn.judge value, and no learn.recall")
+    if source in ("dreams", "deeds") and not values:
+        raise UserError(f"learn.source {source} takes --learn.judge value, and no learn.recall")
 
 
 def refuse_foretold(foretold: int, recall: int, surprise: float) -> None:

@@ -453,9 +453,10 @@ def test_proposals_are_the_policys_what_was_done_and_draws_over_all_actions(disc
 
 
 KINDS_TOO = [(source, kinds) for source in ("plans", "data") for kinds in (False, True)]
+NOT_KINDS = [(source, False) for source in ("critic", "dreams", "deeds")]
 
 
-@pytest.mark.parametrize(("source", "discrete"), [*KINDS_TOO, ("critic", False), ("dreams", False)])
+@pytest.mark.parametrize(("source", "discrete"), [*KINDS_TOO, *NOT_KINDS])
 def test_every_source_of_the_policy_trains_it(source, discrete):
     world = moving_world(action_size=3, discrete=discrete)
     intrinsic = IntrinsicCost(0.5, 3, world.read)
@@ -467,6 +468,7 @@ def test_every_source_of_the_policy_trains_it(source, discrete):
     state, goal = torch.randn(2, 20, 1, 3).unbind(0)
     given = {"state": state, "goal": goal, "next": state + actions[:, None], "action": actions}
     given |= {"reward": torch.zeros(20), "ahead": torch.full((20,), 4)}
+    given["terminated"] = torch.zeros(20, dtype=torch.bool)
     learner.training_step(given, 0)["loss"].backward()
     for part in (learner.critic, learner.policy):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
@@ -475,17 +477,18 @@ def test_every_source_of_the_policy_trains_it(source, discrete):
     assert all(p.grad is None for p in learner.world.parameters())
 
 
-@pytest.mark.parametrize("source", ["critic", "dreams"])
+@pytest.mark.parametrize("source", ["critic", "dreams", "deeds"])
 def test_kinds_have_no_slope_to_follow(source):
     world = moving_world(action_size=3, discrete=True)
     with pytest.raises(UserError, match=f"source {source} .* kinds have none: take plans"):
         AgentLearner(world, IntrinsicCost(0.5, 3, world.read), {"goal": 1.0}, True, source=source)
 
 
+@pytest.mark.parametrize("source", ["dreams", "deeds"])
 @pytest.mark.parametrize("settings", [{"judge": "ways"}, {"judge": "value", "recall": 3}, {}])
-def test_dreams_teach_a_critic_of_values_that_learns_from_nothing_else(settings):
-    settings = {"source": "dreams", **settings}
-    with pytest.raises(UserError, match="dreams takes --learn.judge value, and no learn.recall"):
+def test_both_teach_a_critic_of_values_that_learns_from_nothing_else(source, settings):
+    settings = {"source": source, **settings}
+    with pytest.raises(UserError, match=f"{source} takes --learn.judge value, and no learn.recall"):
         line_learner(**({"judge": "auto"} | settings))
 
 

@@ -64,6 +64,12 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "goal": False,
         "weights": {"reward": 1.0, "effort": 0.1},
     },
+    "deeds": {"source": "deeds", "judge": "value"},
+    "deeds of rewards": {
+        "source": "deeds",
+        "goal": False,
+        "weights": {"reward": 1.0, "effort": 0.1},
+    },
     "rewards": {"goal": False, "weights": {"reward": 1.0, "effort": 0.1}},
     "kinds": {"told": facts(discrete=True)},
     "one network": {"members": 1},
@@ -139,6 +145,7 @@ def given_to(module: LightningModule) -> dict[str, Tensor]:
         "there": torch.arange(ROWS).clamp(1, 6),
         "reward": torch.randn(ROWS, generator=draw),
         "ahead": torch.arange(ROWS) - 3,
+        "terminated": torch.arange(ROWS) % 4 == 1,
     }
 
 
