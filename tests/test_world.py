@@ -255,6 +255,26 @@ def test_an_agent_with_a_chart_goes_on_the_same_and_plays(
     assert [row["name"] for row in rows] == ["mode1", "auto"]
 
 
+def test_an_agent_that_learns_of_its_deeds_goes_on_the_same_and_plays(
+    world: Path, episodes: Path, tmp_path: Path
+) -> None:
+    """The critic of what is done, its slow average and the price of a nat are of the training."""
+    whole = [*fit_words(world, episodes, tmp_path, "whole"), "--learn.judge", "value"]
+    assert main([*whole, "--learn.source", "deeds"]) == 0
+    part = cut_off(tmp_path / "whole", 4, tmp_path / "part")
+    assert main(["agent", "fit", "--resume", str(part)]) == 0
+    same(tmp_path / "whole", part, AGENT_FILES)
+    kept = torch.load(part / "checkpoints" / "step-00000006.ckpt", weights_only=True)["state_dict"]
+    quick, slow = (
+        torch.cat([v.flatten() for k, v in kept.items() if k.startswith(f"deeds.{name}.members")])
+        for name in ("quick", "slow")
+    )
+    assert not torch.equal(quick, slow) and torch.allclose(quick, slow, atol=0.05)
+    play = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--episodes", "2"]
+    play += ["--policy", "mode1,mode2", "--beside", "none", "--device", "cpu"]
+    assert main([*play, "--checkpoint", str(part), "--out", str(tmp_path / "eval")]) == 0
+
+
 KILLED = """
 import os, signal, sys
 from jepa_video.agent.learner import AgentLearner

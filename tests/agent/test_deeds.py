@@ -154,7 +154,7 @@ def test_what_was_done_teaches_where_it_is_paid_however_wrong_the_world_model_is
             now = now + 0.25 * learner.policy.on(now, None).sample(1, draw)
             left += 0.8**step * 2 * (now.flatten() - 1).abs()
     left = left.view(200, 5).mean(0)
-    assert 0 < (said - left).min() and (said - left).max() < 0.9
+    assert (said - left).min() > 0 and (said - left).max() < 0.9
     assert (left - left.mean()).abs().max() > 2.7
 
 
