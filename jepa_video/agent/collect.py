@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from jepa_video.agent.crashes import Crashes, again, lasting
 from jepa_video.agent.recording import Recording
 from jepa_video.envs.base import BatchEnv
 from jepa_video.envs.policies import POLICIES, Policy, make_policy
 from jepa_video.envs.registry import WORLDS, all_settings, make_batch
-from jepa_video.envs.rollout import Crashed, Episode, play, seeds_of
+from jepa_video.envs.rollout import Episode, play, seeds_of
 from jepa_video.errors import UserError
 
 Progress = Callable[[int, int, int], None]
 Maker = Callable[[BatchEnv], Policy]
-_TRIES: Final = 3  # of episodes in which the environment crashes
 _TOGETHER: Final = (64, 8)  # episodes at once: of our own worlds, and of other packages'
 
 
@@ -28,8 +28,8 @@ class Collected:
     """What a folder holds after a call: `new` episodes came in, of `episodes` with `frames`.
 
     `success` is the share that was solved at some time, by policy; empty where nothing is ever
-    solved since the environment tells returns alone. `crashes` tells what the
-    environment raised each time that it failed and was started again.
+    solved since the environment tells returns alone. `crashes` tells what the environment raised
+    each time that it failed and was started again, in all calls for this policy and seed.
     """
 
     new: int
@@ -85,8 +85,9 @@ def collect(
     stage = _Stage(env, settings, maker)
     try:
         first = stage.ready(min(together, episodes))[0]
-        tells, recording = first.tells_success, Recording(out, first, settings)
+        tells, recording = first.tells_success, again(_recording)(first, out, settings)
         with recording.opened():
+            stage.crashes.keep(recording.meta / "crashes.jsonl", policy=name, base=seed)
             done = begun = recording.made(name, seed)
             frames = 0
             tell = progress or (lambda done, total, frames: None)
@@ -99,44 +100,40 @@ def collect(
                 done = end
                 frames += sum(len(episode.frames) for episode in played)
                 tell(done, episodes, frames)
-            return _summary(recording, max(done - begun, 0), stage.crashes, tells)
+            return _summary(recording, max(done - begun, 0), stage.crashes.told, tells)
     finally:
         stage.close()
 
 
 class _Stage:
-    """A batch of environments with its policy, made anew where another number is needed."""
+    """A batch of environments with its policy, another one where another number is needed."""
 
     def __init__(self, env: str, settings: dict[str, Any], maker: Maker) -> None:
         self.env, self.settings, self.maker = env, settings, maker
-        self.crashes: list[str] = []
+        self.crashes = Crashes()
         self._now: tuple[BatchEnv, Policy] | None = None
 
     def ready(self, batch: int) -> tuple[BatchEnv, Policy]:
         if self._now is None or self._now[0].batch != batch:
             self.close()
-            env = make_batch(self.env, batch, **self.settings)
+            make = partial(make_batch, self.env, batch, **self.settings)
+            env = lasting(self.env, make, self.crashes)
             self._now = env, self.maker(env)
         return self._now
 
     def played(self, seeds: list[int]) -> list[Episode]:
         """One episode for each seed; where the environment crashes, all of them anew."""
-        for _ in range(_TRIES):
-            try:
-                return play(*self.ready(len(seeds)), seeds)
-            except Crashed as crash:
-                self.crashes.append(str(crash))
-                with contextlib.suppress(Exception):  # a broken one may not even close
-                    self.close()
-                self._now = None
-        raise UserError(
-            f"{self.env} crashed {_TRIES} times in the same episodes: {self.crashes[-1]}"
-        )
+        env, policy = self.ready(len(seeds))
+        return again(play)(env, policy, seeds)
 
     def close(self) -> None:
         if self._now is not None:
             self._now[0].close()
             self._now = None
+
+
+def _recording(env: BatchEnv, out: Path, settings: dict[str, Any]) -> Recording:
+    return Recording(out, env, settings)
 
 
 def _name(policy: str) -> str:

@@ -4,6 +4,8 @@
     meta/episodes.jsonl         a line for each episode; what has no line does not exist
     meta/episodes_stats.jsonl   least, largest, mean and deviation of each column, as LeRobot wants
     meta/tasks.jsonl            one task: the name of the environment
+    meta/crashes.jsonl          where the environment crashed: a line for each time, with `policy`,
+                                `base` and what it raised
     data/chunk-000/episode_000000.parquet
     videos/chunk-000/observation.image/episode_000000.mp4     lossless, see `data/encode.py`
 

@@ -74,6 +74,7 @@ def _parser(env: str | None) -> tuple[Any, list[str]]:
 
 def _collect(config: Any, settings: dict[str, Any]) -> None:
     from ..agent.collect import collect
+    from ..agent.crashes import crash_words
     from ..training.progress import console
     from .bar import Bar
 
@@ -95,9 +96,8 @@ def _collect(config: Any, settings: dict[str, Any]) -> None:
     say(f"{out}: {found.episodes} episodes of {found.frames} frames, {found.new} new{rate}")
     for policy, share in found.success.items():
         say(f"  {policy}: {share:.1%} solved")
-    if found.crashes:
-        times = f"{len(found.crashes)} times" if len(found.crashes) > 1 else "once"
-        say(f"  {config.env} crashed {times} and was started again: {found.crashes[-1]}")
+    for line in crash_words(config.env, found.crashes):
+        say(f"  {line}")
     for line in _next(config.env, shlex.quote(config.out), settings):
         say(f"  {line}")
 

@@ -255,7 +255,15 @@ def read_info(root: Path) -> dict[str, Any]:
 
 def episode_rows(root: Path) -> list[dict[str, Any]]:
     """The whole lines of `meta/episodes.jsonl`; one that was cut off by a kill does not count."""
-    path = root / "meta" / "episodes.jsonl"
+    return whole_rows(root / "meta" / "episodes.jsonl")
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines, none where there is no file.
+
+    Raises:
+        UserError: one of them is no JSON.
+    """
     text = path.read_text() if path.exists() else ""
     try:
         return [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]

@@ -76,7 +76,7 @@ def play(
         Crashed: the environment failed.
     """
     options = None if tasks is None else {"tasks": tasks}
-    observation, told = _of_env(env.reset, seed=list(seeds), options=options)
+    observation, told = of_env(env.reset, seed=list(seeds), options=options)
     policy.reset(seeds)
     log = _Log(frames)
     log.see(observation, told)
@@ -85,7 +85,7 @@ def play(
     over = np.zeros(env.batch, bool)
     while alive.any():
         actions = policy.act(observation)
-        observation, rewards, ended, cut, told = _of_env(env.step, actions)
+        observation, rewards, ended, cut, told = of_env(env.step, actions)
         log.see(observation, told)
         log.do(actions, rewards)
         ends += alive
@@ -95,11 +95,15 @@ def play(
     return [replace(one, terminated=bool(end)) for one, end in zip(played, over, strict=True)]
 
 
-def _of_env(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """What an environment answers."""
+def of_env(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What an environment answers.
+
+    Raises:
+        Crashed: it failed by itself.
+    """
     try:
         return call(*args, **options)
-    except UserError:
+    except (UserError, Crashed):
         raise
     except Exception as error:  # whatever another package raises
         raise Crashed(f"{type(error).__name__}: {error}") from error
