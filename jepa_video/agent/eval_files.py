@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jepa_video.agent.crashes import Crashes
 from jepa_video.agent.eval_page import write_page
 from jepa_video.agent.eval_pictures import (
     Make,
@@ -32,7 +33,7 @@ from jepa_video.training.run import write_whole
 
 
 def write_evaluation(
-    folder: Path, told: dict[str, Any], found: Evaluation, make: Make
+    folder: Path, told: dict[str, Any], found: Evaluation, make: Make, crashes: Crashes
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Write all files.
 
@@ -41,12 +42,13 @@ def write_evaluation(
         told: what was asked for; the first part of the summary.
         found: what came out.
         make: gives an environment of some episodes, to draw them.
+        crashes: of the environment, while it was played and while it is drawn.
 
     Returns:
         the summary, and the files by what they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    summary = told | found.summary()
+    summary = told | found.summary() | {"crashes": len(crashes.told)}
     summary["rule"] = rule_of(summary)
     names = {"figures": "summary.json", "episodes": "episodes.csv", "sheet": "sheet.png"}
     names |= {"film": "episodes.mp4", "page": "report.html"}
@@ -65,6 +67,7 @@ def write_evaluation(
     shown = next(scene for name, scene in scenes if name == filmed.name)
     summary["drawn"] = "ways" if shown.places else "times"
     summary["film"] = {"row": filmed.name, "pictures": write_film(shown, paths["film"])}
+    summary["crashes"] = len(crashes.told)
     write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")
     write_page(paths["page"], summary, paths["sheet"], paths["film"])
     return summary, paths

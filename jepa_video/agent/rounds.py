@@ -19,6 +19,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from ..training.run import write_whole
 from .agent import Agent
 from .collect import Collected, collect
 from .configurator import RollIn, rolled_in
+from .crashes import Crashes, lasting
 from .trials import choose_tasks, play_trials
 
 _GATHER, _JUDGE = 13, 14  # streams of seeds, beside those of an episode
@@ -81,7 +83,8 @@ class Row:
         env_steps: that the agent has taken in all rounds so far.
         gathered: episodes of this round.
         gathered_solved: share of them that came to the goal at some time.
-        crashes: how often the environment failed in it and was started again.
+        crashes: how often the environment failed in it, or while mode 1 was judged after it, and
+            was started again.
         solved, low, high: share of `rounds.tasks` that mode 1 solves, with Wilson's 95 % interval.
         total: mean return of mode 1 on them.
         error: its standard error; not a number in tables of earlier versions.
@@ -169,10 +172,17 @@ class Field:
         solved = one.success.argmax() if one.success.any() else 0
         return (begin, int(solved)) if solved > begin else (0, 0)
 
-    def judged(self, agent: Path, device: str) -> dict[str, float]:
-        """Share of the tasks that mode 1 solves, its interval, the mean return and its error."""
+    def judged(self, agent: Path, device: str, crashes: Crashes) -> dict[str, float]:
+        """Share of the tasks that mode 1 solves, its interval, the mean return and its error.
+
+        Args:
+            agent: the run folder of the agent.
+            device: where it computes.
+            crashes: where those of the environment are noted.
+        """
         # Layouts that memory does not have.
-        env = self._make(min(self.rounds.tasks, _TOGETHER), "scenes")
+        make = partial(self._make, min(self.rounds.tasks, _TOGETHER), "scenes")
+        env = lasting(self.env, make, crashes)
         try:
             base = seed_of(self.seed, EPISODE, _JUDGE) % 2**31
             tasks = choose_tasks(env, self.rounds.tasks, base)

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
+from jepa_video.agent.crashes import again
 from jepa_video.envs.base import Array, BatchEnv, Observation, Told
 from jepa_video.envs.policies import Policy, make_policy
 from jepa_video.envs.rollout import HELD_OUT, seeds_of
@@ -186,7 +187,7 @@ def choose_tasks(env: BatchEnv, count: int, base: int, least: int = 1) -> Tasks:
     while True:
         tried = seeds_of(base, env.batch, HELD_OUT, seen)
         if least == 1:
-            near = env.reset(seed=tried)[1]["success"]
+            near = _solved(env, tried)
         else:
             way = play_trials(env, make_policy("scripted", env), Tasks(tried)).trials
             near = [(trial.reached or 0) < least for trial in way]
@@ -204,6 +205,12 @@ def choose_tasks(env: BatchEnv, count: int, base: int, least: int = 1) -> Tasks:
             )
 
 
+@again
+def _solved(env: BatchEnv, seeds: list[int]) -> list[bool]:
+    """Whether each episode is solved at its start."""
+    return [bool(solved) for solved in env.reset(seed=seeds)[1]["success"]]
+
+
 def play_trials(
     env: BatchEnv,
     policy: Policy,
@@ -212,6 +219,8 @@ def play_trials(
     progress: Progress | None = None,
 ) -> Played:
     """Play all tasks in batches; the last batch is filled up with episodes that do not count.
+
+    A batch in which a `lasting` environment crashes is played again from its start.
 
     Args:
         env: any number of environments that step together.
@@ -230,10 +239,14 @@ def play_trials(
             if progress is not None:
                 progress(min(at + int(share * env.batch), count), count)
 
-        trials += _play_batch(env, policy, part, to_the_end, clock, tick)[: count - at]
+        made, own = _play_batch(env, policy, part, to_the_end, tick)
+        trials += made[: count - at]
+        clock.seconds += own.seconds
+        clock.busy += own.busy
     return Played(trials, clock, env.batch, dict(getattr(policy, "facts", {})))
 
 
+@again
 def time_alone(env: BatchEnv, policy: Policy, tasks: Tasks) -> Clock:
     """The time of the first decisions in a batch of one, as whoever acts in one world waits for.
 
@@ -256,17 +269,14 @@ def time_alone(env: BatchEnv, policy: Policy, tasks: Tasks) -> Clock:
     return clock
 
 
+@again
 def _play_batch(
-    env: BatchEnv,
-    policy: Policy,
-    tasks: Tasks,
-    to_the_end: bool,
-    clock: Clock,
-    tick: Callable[[float], None],
-) -> list[Trial]:
+    env: BatchEnv, policy: Policy, tasks: Tasks, to_the_end: bool, tick: Callable[[float], None]
+) -> tuple[list[Trial], Clock]:
     observation, told = tasks.begin(env)
     policy.reset(tasks.seeds)
     log, alive, steps = _Log(tasks.seeds, told), np.ones(env.batch, bool), 0
+    clock = Clock()
     while alive.any():
         watch = clock if alive.all() else Clock()  # a whole batch, whose time is divided by it
         actions = watch.act(policy, observation)
@@ -281,7 +291,7 @@ def _play_batch(
         steps += 1
         tick(steps / env.budget)
     tick(1.0)
-    return [log.trial(i) for i in range(env.batch)]
+    return [log.trial(i) for i in range(env.batch)], clock
 
 
 class _Log:
@@ -329,6 +339,7 @@ class _Log:
         )
 
 
+@again
 def replay(env: BatchEnv, tasks: Tasks, trials: Sequence[Trial]) -> tuple[list[Array], Observation]:
     """The frames of episodes that were played, uint8 `T+1 H W 3` each, by taking their actions.
 

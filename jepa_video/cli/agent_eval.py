@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -228,6 +229,7 @@ def _policies(names: str | None) -> list[str]:
 def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     from .. import heap
     from ..agent.behaviour import refuse_behaviour
+    from ..agent.crashes import Crashes, crash_words, lasting
     from ..agent.eval_files import write_evaluation
     from ..agent.evaluate import evaluate
     from ..agent.guide import guided
@@ -238,10 +240,15 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     from ..training.progress import console
     from .bar import Bar
 
-    config, screen = asked.config, console()
+    config, screen, crashes = asked.config, console(), Crashes()
+
+    def made(count: int) -> Any:
+        make = partial(make_batch, config.env, count, **asked.settings)
+        return lasting(config.env, make, crashes)
+
     heap.keep()
     lots = -(-config.episodes // config.batch)
-    env = make_batch(config.env, -(-config.episodes // lots), **asked.settings)
+    env = made(-(-config.episodes // lots))
     contestants = _contestants(env, asked)
     if config.tasks is None:
         tasks = choose_tasks(env, config.episodes, config.seed, config.least)
@@ -250,7 +257,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     refuse_behaviour(asked.tell, env, asked.watched)
     tasks = guided(env, tasks, config.via)
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
-    one, out = make_batch(config.env, 1, **asked.settings), _folder(config.out, config.name)
+    one, out = made(1), _folder(config.out, config.name)
     found = evaluate(
         env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one,
         asked.tell, asked.watched,
@@ -270,10 +277,10 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "search": config.search,
         "command": shlex.join(["jepa-video", "agent", "eval", *words]),
     }
-    summary, paths = write_evaluation(
-        out, told, found, lambda count: make_batch(config.env, count, **asked.settings)
-    )
+    summary, paths = write_evaluation(out, told, found, made, crashes)
     _show(screen, summary)
+    for line in crash_words(config.env, crashes.told):
+        screen.print(line, markup=False)
     for name, path in paths.items():
         screen.print(f"{name:<9} {path}", markup=False)
 

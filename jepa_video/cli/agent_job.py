@@ -18,6 +18,7 @@ from ..agent.changed import NOTED
 from ..agent.chart import Chart
 from ..agent.configurator import doubts
 from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
+from ..agent.crashes import Crashes
 from ..agent.encoding import encoded
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
@@ -46,6 +47,7 @@ from .training_job import TrainingJob, main_process
 STEPS = 7000
 ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
 ROUNDS, EPISODES, GATHERED, TABLE = "rounds", "episodes", "gathered.json", "rounds.csv"
+CRASHES = "crashes.jsonl"  # of the environment, while an agent was judged
 WORTH = 0.8  # quantile of what plans are worth in memory above which mode learned plans
 DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
 
@@ -239,10 +241,11 @@ class AgentJob(TrainingJob):
         count = self.made.rounds.episodes if number else 0
         before = table.rows[number - 1].env_steps if number else 0
         steps = before + int(gathered["frames"]) - count
-        row = Row(
-            number, steps, count, gathered["solved"], int(gathered["crashes"]),
-            **field.judged(agent, str(self.device)),
-        )  # fmt: skip
+        crashes = Crashes()
+        crashes.keep(agent / CRASHES, round=number)
+        judged = field.judged(agent, str(self.device), crashes)
+        failed = int(gathered["crashes"]) + len(crashes.told)
+        row = Row(number, steps, count, gathered["solved"], failed, **judged)
         table.put(row)
         self.screen.print(round_words(row, field.goal), markup=False)
 

@@ -32,7 +32,7 @@ from jepa_video.envs import make_batch
 from jepa_video.envs.point import NEAR
 from jepa_video.envs.policies import make_policy
 from jepa_video.envs.rollout import HELD_OUT, seeds_of
-from jepa_video.envs.two_rooms import eb_tasks
+from jepa_video.envs.two_rooms import TwoRooms, eb_tasks
 from jepa_video.errors import UserError
 from jepa_video.evaluation.intervals import Interval
 
@@ -425,6 +425,62 @@ def test_without_success_there_is_the_return(tmp_path, monkeypatch):
     assert told["to_the_end"]  # a rod is to be held, not to come by
     assert told["measures"] == ["total"] and all(row["total"]["value"] < 0 for row in told["rows"])
     assert {gap["measure"] for gap in told["differences"]} == {"total"}
+
+
+def test_crashes_of_the_environment_change_no_figure_and_are_counted(tmp_path, monkeypatch, capsys):
+    words = ["agent", "eval", "--env", "TwoRooms", "--policy", "wander", "--episodes", "4"]
+    words += ["--batch", "2", "--budget", "12", "--via", "1", "--least", "3", "--out"]
+    every, calls = {"step": 10**9, "reset": 10**9}, {"step": 0, "reset": 0}
+
+    def frail(name):
+        real = getattr(TwoRooms, name)
+
+        def called(self, *args, **options):
+            calls[name] += 1
+            if calls[name] % every[name] == 0:
+                raise RuntimeError("the simulator lost its mind")
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(TwoRooms, name, called)
+
+    frail("step")
+    frail("reset")
+    assert main([*words, str(tmp_path / "well")]) == 0
+    assert "crashed" not in capsys.readouterr().out
+    every.update(step=97, reset=13)  # while tasks are chosen, played, timed alone and drawn
+    calls.update(step=0, reset=0)
+    assert main([*words, str(tmp_path / "hurt")]) == 0
+    well, hurt = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("well", "hurt")
+    )
+    count = calls["step"] // 97 + calls["reset"] // 13
+    assert well["crashes"] == 0 and hurt["crashes"] == count > 7
+    said = f"TwoRooms crashed {count} times and was started again: RuntimeError: the simulator"
+    assert said in " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "hurt" / "report.html").read_text()
+    assert f'<th scope="row">crashes</th><td>{count}</td>' in page
+    for one, other in zip(well["rows"], hurt["rows"], strict=True):
+        times, others = one.pop("decision"), other.pop("decision")
+        assert (times["batch"], times["calls"]) == (others["batch"], others["calls"])
+        assert one == other
+    assert well["differences"] == hurt["differences"]
+    for name in ("episodes.csv", "sheet.png"):
+        assert (tmp_path / "well" / name).read_bytes() == (tmp_path / "hurt" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["step", "reset", "expert"])
+def test_one_that_crashes_again_and_again_ends_an_evaluation_with_a_sentence(
+    name, tmp_path, monkeypatch, capsys
+):
+    def called(self, *args, **options):
+        raise RuntimeError("the simulator lost its mind")
+
+    monkeypatch.setattr(TwoRooms, name, called)
+    words = ["--env", "TwoRooms", "--episodes", "2", "--budget", "3", "--out", str(tmp_path / "e")]
+    assert main(["agent", "eval", *words]) == 2
+    error = capsys.readouterr().err
+    said = "TwoRooms crashed 3 times in the same episodes: RuntimeError: the simulator lost"
+    assert said in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

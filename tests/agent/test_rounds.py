@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +24,18 @@ from jepa_video.agent.bank import Bank
 from jepa_video.agent.collect import collect
 from jepa_video.agent.configurator import RollIn, rolled_in
 from jepa_video.agent.cost import IntrinsicCost
+from jepa_video.agent.crashes import Crashes, lasting
 from jepa_video.agent.encoding import encoded
 from jepa_video.agent.learner import AgentLearner
-from jepa_video.agent.rounds import Row, Table
+from jepa_video.agent.rounds import Field, Rounds, Row, Table
 from jepa_video.agent.task import Task
+from jepa_video.agent.trials import Tasks, play_trials
 from jepa_video.agent.world_files import load_world
 from jepa_video.cli import main
 from jepa_video.data.episodes import EpisodeSet
 from jepa_video.data.lerobot import episode_rows
+from jepa_video.envs.policies import make_policy
+from jepa_video.envs.two_rooms import TwoRooms
 from jepa_video.envs.wrap import Wrapped
 from jepa_video.errors import UserError
 from jepa_video.interop.files import read_safetensors
@@ -158,6 +163,64 @@ def test_one_that_crashes_again_and_again_is_told_in_a_sentence(frail, tmp_path:
     assert collect("frail", "random", 5, tmp_path / "hurt", batch=2).episodes == 5
 
 
+def test_one_that_cannot_even_be_made_anew_is_counted_or_told_in_a_sentence(
+    frail, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    real, fails = collecting.make_batch, [0, 0]
+
+    def made(id: str, batch: int, **settings: object) -> Wrapped:
+        fails[0] += 1
+        if 1 < fails[0] <= fails[1]:
+            raise RuntimeError("EGL: no display")
+        return real(id, batch, **settings)
+
+    monkeypatch.setattr(collecting, "make_batch", made)
+    frail.left, fails[1] = 1, 2
+    found = collect("frail", "random", 2, tmp_path / "once", batch=2)
+    lost, dark = "RuntimeError: the simulator lost its mind", "RuntimeError: EGL: no display"
+    assert found.crashes == [lost, dark] and found.episodes == 2
+    frail.left, fails[:] = 1, [0, 99]
+    with pytest.raises(UserError, match="frail could not be started in 3 tries: .*no display"):
+        collect("frail", "random", 2, tmp_path / "ever", batch=2)
+
+
+def test_one_made_anew_tells_what_was_felt_and_one_that_is_not_lasting_raises_its_own(frail):
+    crashes = Crashes()
+    env = lasting("frail", lambda: collecting.make_batch("frail", 2), crashes)
+    env.feel([0])
+    policy = make_policy("random", env)
+    frail.left = 1
+    trials = play_trials(env, policy, Tasks([1, 2])).trials
+    assert [trial.steps for trial in trials] == [6, 6] and len(crashes.told) == 1
+    assert env.felt == (0,) and env.reset(seed=1)[0]["felt"].shape == (2, 1)
+    frail.left = 1
+    with pytest.raises(RuntimeError, match="lost its mind"):
+        play_trials(collecting.make_batch("frail", 2), policy, Tasks([1, 2]))
+
+
+def test_a_kill_does_not_lose_the_count_of_crashes(frail, tmp_path: Path):
+    """The crash is in the first of two batches, the kill after it, or while it is played again."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(done: int, total: int, frames: int) -> None:
+        if done == 2:
+            raise Killed
+
+    frail.left = 1
+    with pytest.raises(Killed):
+        collect("frail", "random", 4, tmp_path, batch=2, progress=killed)
+    (tmp_path / "meta" / "crashes.jsonl").open("a").write('{"policy": "ran')  # cut off
+    found = collect("frail", "random", 4, tmp_path, batch=2)
+    assert found.crashes == ["RuntimeError: the simulator lost its mind"] and found.new == 2
+    assert collect("frail", "random", 2, tmp_path, 5, batch=2).crashes == [], "another seed's"
+    frail.left = 3
+    with pytest.raises(UserError, match="crashed 3 times"):
+        collect("frail", "random", 6, tmp_path, batch=2)
+    assert len(collect("frail", "random", 6, tmp_path, batch=2).crashes) == 4
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 
@@ -252,6 +315,57 @@ def test_a_run_that_was_killed_in_a_round_goes_on_the_same(root: Path):
             assert all(torch.equal(one[key], other[key]) for key in other), (cut, name)
         log = "rounds/2/metrics.csv"
         assert (copy / log).read_text() == (whole / log).read_text()
+
+
+def test_crashes_change_no_figure_of_a_round_and_a_kill_does_not_lose_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One in the first judging, one in the first episodes, in which the run is killed as well."""
+
+    class Killed(BaseException):
+        pass
+
+    copy = root / "crashed"
+    shutil.copytree(root / "whole", copy)
+    for name in ("summary.json", "rounds.csv"):
+        (copy / name).unlink()
+    for name in ("agent", "rounds"):
+        shutil.rmtree(copy / name)
+    # Judged are four at once and gathered three: by that and the number of the step.
+    wrong = {(4, 2): RuntimeError("lost"), (3, 1): RuntimeError("lost"), (3, 4): Killed()}
+    real, calls = TwoRooms.step, Counter[int]()
+
+    def step(self, actions):
+        calls[self.batch] += 1
+        if error := wrong.pop((self.batch, calls[self.batch]), None):
+            raise error
+        return real(self, actions)
+
+    monkeypatch.setattr(TwoRooms, "step", step)
+    again = ["agent", "fit", "--resume", str(copy), "--wandb", "off"]
+    with pytest.raises(Killed):
+        main(again)
+    assert main(again) == 0 and not wrong
+    hurt, well = (
+        list(csv.DictReader((run / "rounds.csv").read_text().splitlines()))
+        for run in (copy, root / "whole")
+    )
+    assert [row.pop("crashes") for row in hurt] == ["1", "1", "0"]
+    assert [row.pop("crashes") for row in well] == ["0", "0", "0"]
+    assert hurt == well
+
+
+def test_a_judging_that_crashes_again_and_again_is_told_in_a_sentence(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def step(self, actions):
+        raise RuntimeError("the simulator lost its mind")
+
+    monkeypatch.setattr(TwoRooms, "step", step)
+    field, crashes = Field("TwoRooms", {"budget": 12}, Rounds(tasks=2), 0), Crashes()
+    with pytest.raises(UserError, match="TwoRooms crashed 3 times in the same episodes: Runtime"):
+        field.judged(root / "tiny", "cpu", crashes)
+    assert crashes.told == ["RuntimeError: the simulator lost its mind"] * 3
 
 
 def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
