@@ -186,7 +186,8 @@ class Field:
         try:
             base = seed_of(self.seed, EPISODE, _JUDGE) % 2**31
             tasks = choose_tasks(env, self.rounds.tasks, base)
-            found = play_trials(env, Agent.load(agent, env, "mode1", device), tasks).trials
+            one = Agent.load(agent, env, "mode1", device)
+            found = play_trials(env, one, tasks, env.stays).trials  # as agent eval plays them
         finally:
             env.close()
         solved = sum(trial.success for trial in found)

@@ -29,17 +29,35 @@ from jepa_video.agent.encoding import encoded
 from jepa_video.agent.learner import AgentLearner
 from jepa_video.agent.rounds import Field, Rounds, Row, Table
 from jepa_video.agent.task import Task
-from jepa_video.agent.trials import Tasks, play_trials
+from jepa_video.agent.trials import Tasks, choose_tasks, play_trials
 from jepa_video.agent.world_files import load_world
 from jepa_video.cli import main
 from jepa_video.data.episodes import EpisodeSet
 from jepa_video.data.lerobot import episode_rows
 from jepa_video.envs.policies import make_policy
+from jepa_video.envs.registry import make_batch
 from jepa_video.envs.two_rooms import TwoRooms
 from jepa_video.envs.wrap import Wrapped
 from jepa_video.errors import UserError
 from jepa_video.interop.files import read_safetensors
+from jepa_video.randomness import EPISODE, seed_of
 from tests.agent.tiny_agent import moving_world, save_tiny_agent
+
+# -- who is judged ---------------------------------------------------------------------------------
+
+
+def test_who_is_to_stay_up_is_judged_to_the_end_and_not_to_the_first_success(monkeypatch, tmp_path):
+    """The return of a pole that is up early is all that comes of it."""
+    monkeypatch.setattr(Agent, "load", lambda path, env, *_: make_policy("scripted", env))
+    field = Field("Pendulum", {"budget": 120}, Rounds(tasks=5), 0)
+    told = field.judged(tmp_path, "cpu", Crashes())
+    assert told["solved"] == 1
+    env = make_batch("Pendulum", 5, budget=120)
+    seeds = choose_tasks(env, 5, seed_of(0, EPISODE, 14) % 2**31).seeds
+    env.reset(seed=seeds)
+    total = sum(env.step(env.expert())[1] for _ in range(120))
+    assert told["total"] == pytest.approx(total.mean(), rel=1e-5)
+
 
 # -- who acts --------------------------------------------------------------------------------------
 
