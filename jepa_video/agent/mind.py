@@ -87,7 +87,8 @@ class Mind:
         weights = self.weights if weights is None else dict(weights)
         kept = self.zones if weights.get("zone") else ()
         zones = kept if zones is None else tuple(zones)
-        refuse_cost(weights, zones, self.goal, world.facts.state_size, world.facts.state_names)
+        facts = world.facts
+        refuse_cost(weights, zones, self.goal, facts.state_size, facts.state_names, told=True)
         return replace(self, weights=weights, zones=zones)
 
 
