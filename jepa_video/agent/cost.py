@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Final, Literal
 
 import torch
@@ -33,8 +34,8 @@ Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
 class IntrinsicCost:
     """Named terms of a state and the action that led there, each 0 where all is well.
 
-    Immutable: it has no parameters, no gradient changes it, and an attribute cannot be set. What
-    differs from task to task is the `Task`, which is data.
+    Immutable: it has no parameters, no gradient changes it, and an attribute cannot be set or
+    deleted. What differs from task to task is the `Task`, which is data.
 
     `goal`: `1 - exp(-|s - s_goal|^2 / 2 r^2)`: near 1 far from the goal, so that a plan's cost
     counts the steps until it is there. `distance`: the mean squared distance itself, in units of r.
@@ -70,6 +71,9 @@ class IntrinsicCost:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"the intrinsic cost is immutable: {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"the intrinsic cost is immutable: {name} cannot be deleted")
 
     def terms(self, states: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
         """The terms with a weight, weighted: states `B ... P D` and actions `B ... A` to `B ...`.
@@ -175,13 +179,13 @@ def refuse_cost(
         UserError: unknown terms or none, a weight that is not finite, a negative one of `goal`, no
             goal, no zones or none that count, zones elsewhere.
     """
-    asked = [name for name, weight in weights.items() if weight]
     for name, weight in weights.items():
         _known(name, names)
-        if not math.isfinite(weight):
-            raise UserError(f"the cost {name} takes a finite weight, not {weight}")
+        if not isinstance(weight, Real) or not math.isfinite(weight):
+            raise UserError(f"the cost {name} takes a finite weight, not {weight!r}")
         if name == "goal" and weight < 0:  # ways are as long, whatever is wished for
             raise UserError(f"the cost goal takes a weight of 0 or more, not {weight}")
+    asked = [name for name, weight in weights.items() if weight]
     if not asked:
         raise UserError("cost gives no term a weight other than 0: there is nothing to judge by")
     for name in asked:
