@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distributed import device_of
 from ..envs.base import Array, BatchEnv, Observation
 from ..errors import UserError
 from ..randomness import EPISODE, generator
@@ -80,7 +81,7 @@ class Agent:
         device: torch.device | str = "cpu",
         word: float = 1.0,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
         for part in trained.named().values() if trained else ():
             part.to(self.device).eval()
@@ -172,9 +173,10 @@ class Agent:
         the picture's. A cost that needs no goal goes without.
 
         Raises:
-            UserError: no batch of pictures, or no goal where cost, critic or policy need one.
+            UserError: no batch of pictures, one of another number of environments than before, or
+                no goal where cost, critic or policy need one.
         """
-        seen = shown(observation)
+        seen = shown(observation, len(self.seeds))
         if self.time == 0:
             self._set_goal(observation)
         state = self.perception.see(*seen)
@@ -395,8 +397,8 @@ class Agent:
             memory: patches of the scene that are remembered, in place of the run's own; 0: none.
 
         Raises:
-            UserError: no agent there, another environment, another kind of action, or a cost that
-                cannot be told, or not be followed by mode 1.
+            UserError: no agent there, no such device, another environment, another kind of action,
+                or a cost that cannot be told, or not be followed by mode 1.
         """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
