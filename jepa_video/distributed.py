@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import UserError
+
 T = TypeVar("T")
 
 
@@ -23,6 +25,19 @@ def world_size() -> int:
 def rank() -> int:
     """Index of this process among them (0 without a process group)."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def device_of(name: torch.device | str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        told = str(error).splitlines()[0]
+        raise UserError(f"there is no device {name!r} here: {told}") from error
 
 
 def wait_for(path: Path, parent: int, pause: float = 0.2) -> None:

@@ -14,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from jepa_video import Agent, load_encoder, load_world
 from jepa_video.agent.chart import Chart
 from jepa_video.agent.collect import collect
-from jepa_video.agent.task import Zone
+from jepa_video.agent.cost import CURIOSITY, IntrinsicCost
+from jepa_video.agent.learner import AgentLearner
+from jepa_video.agent.task import Task, Zone
 from jepa_video.cli import main
+from jepa_video.cli.agent_job import AgentJob
 from jepa_video.cli.options import parse
 from jepa_video.cli.world_job import named, parser_for
 from jepa_video.data.lerobot import Dataset, episode_rows
@@ -116,6 +120,68 @@ def test_the_agents_world_has_corrected_dynamics_and_the_same_eyes(
     before, after = load_world(world).state_dict(), load_world(agent).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("dynamics.") for name in changed)
+
+
+def test_no_training_changes_a_byte_of_the_intrinsic_cost_and_none_can(
+    world: Path, episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, optimizers = [], []
+    build, configure = AgentJob.build, AgentLearner.configure_optimizers
+
+    def noted(job: AgentJob) -> None:
+        build(job)
+        learner = job.module
+        critic = [weight.clone() for weight in learner.critic.parameters()]
+        begun.append((learner, critic, cost_bytes(learner.intrinsic)))
+
+    def optimised(learner: AgentLearner) -> dict:
+        made = configure(learner)
+        optimizers.append(made["optimizer"])
+        return made
+
+    monkeypatch.setattr(AgentJob, "build", noted)
+    monkeypatch.setattr(AgentLearner, "configure_optimizers", optimised)
+    assert main(fit_words(world, episodes, tmp_path)) == 0
+    ((learner, critic, before),) = begun
+    assert not all(map(torch.equal, critic, learner.critic.parameters()))  # a training it was
+    cost, saved = learner.intrinsic, Agent.load(tmp_path / "agent").cost.intrinsic
+    assert cost_bytes(cost) == before == cost_bytes(saved)
+    assert cost_bytes(IntrinsicCost(2 * cost.reach, cost.aim, cost.read, cost.names)) != before
+    # It has nothing that an optimizer takes, and what it reads states by is in none.
+    assert not isinstance(cost, nn.Module) and not hasattr(cost, "parameters")
+    reads = {id(weight) for weight in cost.read.__self__.readout.parameters()}
+    groups = [group for one in optimizers for group in one.param_groups]
+    assert reads and groups and not any(id(w) in reads for group in groups for w in group["params"])
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.stack(list(cost_terms(cost).values())).sum().backward()
+    for name in ("reach", "aim", "read", "names"):
+        with pytest.raises(AttributeError, match="immutable"):
+            setattr(cost, name, 1.0)
+        with pytest.raises(AttributeError, match="immutable"):
+            delattr(cost, name)
+    assert cost_bytes(cost) == before
+
+
+def cost_terms(cost: IntrinsicCost) -> dict[str, torch.Tensor]:
+    """Each of its terms, `3 4`, of the same states and actions."""
+    draw, state = torch.Generator().manual_seed(0), cost.read.__self__.state
+    states, goal = torch.randn(2, 3, 4, state.tokens, state.width, generator=draw)
+    actions = torch.randn(3, 4, 2, generator=draw)
+    names = [name for name in cost.TERMS if name != CURIOSITY]
+    names += [f"state.{name}" for name in cost.names] + [f"gap.{'.'.join(cost.names[:2])}"]
+    task = Task(goal[:, 0], dict.fromkeys(names, 1.0), (Zone((-1e3,), (1e3,)),))
+    told = cost.terms(states, actions, task)
+    assert list(told) == names
+    return told
+
+
+def cost_bytes(cost: IntrinsicCost) -> bytes:
+    """All that it is: its unit, what it reads states by, and each of its terms."""
+    eyes = cost.read.__self__
+    parts = [torch.tensor([cost.reach, cost.aim], dtype=torch.float64)]
+    parts += [*eyes.readout.state_dict().values(), eyes.state_mean, eyes.state_std]
+    parts += cost_terms(cost).values()
+    return b"".join(part.detach().cpu().numpy().tobytes() for part in parts)
 
 
 def test_an_agent_is_played_and_judged(agent: Path, tmp_path: Path) -> None:

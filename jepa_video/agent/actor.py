@@ -262,7 +262,7 @@ class Actor:
         if z is not None:
             judged = z if self.search.futures else z.mean(1, keepdim=True)
             cost = OverFutures(self.cost, judged, self.search.risk)
-        if self.policy is not None:
+        if self.policy is not None and (task.goal is not None or not self.policy.goal):
             previous = self._proposed(situation, task, previous, z)
         return self.planner.plan(cost, situation, task, previous, generators)
 
@@ -299,9 +299,9 @@ class Actor:
             return on
         places = places_over(cast(Chart, self.cost.critic), situation.known[:, -1], self.search.via)
         rows = torch.arange(len(on), device=on.device).repeat_interleave(places.shape[1])
-        each = replace(task, goal=None if task.goal is None else task.goal[rows])
         future = None if z is None else z[rows]
-        by = self.imagined_policy(situation.rows(rows), each, future, places.flatten(0, 1))
+        many = situation.rows(rows), task.rows(rows)
+        by = self.imagined_policy(*many, future, places.flatten(0, 1))
         return torch.cat((on, by.view(len(on), -1, *by.shape[1:])), 1)
 
     def imagined_policy(

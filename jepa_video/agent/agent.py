@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distributed import device_of
 from ..envs.base import Array, BatchEnv, Observation
 from ..errors import UserError
 from ..randomness import EPISODE, generator
@@ -29,6 +30,7 @@ from .actor import MEAN, Actor, Search
 from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrifty, doubts
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
 from .explain import Explanation, explained
+from .goals import needs_goal, refuse_untold, told_goal
 from .itinerary import Itinerary
 from .kept import Kept
 from .lessons import Notebook
@@ -79,7 +81,7 @@ class Agent:
         device: torch.device | str = "cpu",
         word: float = 1.0,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self.world, self.mind, self.mode = world.to(self.device).eval(), mind, mode
         for part in trained.named().values() if trained else ():
             part.to(self.device).eval()
@@ -150,6 +152,7 @@ class Agent:
         if self.ahead is not None:
             self.ahead.reset()
         self.itinerary: Itinerary | None = None
+        self.goal_state: Tensor | None = None
         self.plan_now: Plan | None = None
         self.age = torch.zeros(batch, dtype=torch.long)  # decisions since the plan was made
         self.over = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -165,19 +168,23 @@ class Agent:
         """Actions `B A` in [-1, 1], or whole numbers `B`, for a batch of observations.
 
         Of the first one the goal is read: a picture `B H W 3`, or `B G H W 3`, sub-goals in their
-        order of which the last is the goal.
+        order of which the last is the goal; and `goal_state`, numbers of the environment's state
+        `B S` (NaN for those that do not matter), which the costs `state.NAME` go by in place of
+        the picture's. A cost that needs no goal goes without.
 
         Raises:
-            UserError: no batch of pictures, or no goal where the agent was made for goals.
+            UserError: no batch of pictures, one of another number of environments than before, or
+                no goal where cost, critic or policy need one.
         """
-        state = self.perception.see(*shown(observation))
+        seen = shown(observation, len(self.seeds))
         if self.time == 0:
-            self.itinerary = self._itinerary(observation)
-            if not self.seeds:
-                self._begin_unseeded(len(state))
+            self._set_goal(observation)
+        state = self.perception.see(*seen)
+        if not self.seeds:
+            self._begin_unseeded(len(state))
         self._learn(state)
         self._remember(state)
-        task = Task(self._aim(state), self.mind.weights, self.mind.zones)
+        task = Task(self._aim(state), self.mind.weights, self.mind.zones, self.goal_state)
         setting = self.configurator.configure(state, task)
         setting = replace(setting, plans=setting.plans & ~self.over)
         situation = self._situation(task.goal)
@@ -201,11 +208,19 @@ class Agent:
         """Plan no more, until the next reset, for the episodes that are over, bool `B`."""
         self.over = torch.from_numpy(over).to(self.device)
 
-    def _itinerary(self, observation: Observation) -> Itinerary | None:
-        if not self.mind.goal:
-            return None
-        if "goal" not in observation:
+    def _set_goal(self, observation: Observation) -> None:
+        """Read the goal, by pictures or numbers, or say it where something needs one."""
+        numbers = told_goal(observation, self.world.facts.state_size)
+        self.goal_state = None if numbers is None else numbers.to(self.device)
+        if self.mind.goal and observation.get("goal") is not None:
+            self.itinerary = self._itinerary(observation)
+            return
+        if needs_goal(self.mind.weights, self.cost.critic, self.policy, self.configurator):
             raise UserError("this agent was made for goals, and the environment shows none")
+        if numbers is None:
+            refuse_untold(self.mind.weights)
+
+    def _itinerary(self, observation: Observation) -> Itinerary:
         pictures, felt = observation["goal"], observation.get("goal_felt")
         if pictures.ndim == 5 and self.world.felt:
             raise UserError("this agent feels its state, and nobody tells how sub-goals feel")
@@ -302,10 +317,8 @@ class Agent:
         due = plans & ((self.age == 0) | (self.age >= every))
         if due.any():
             which = torch.nonzero(due)[:, 0].to(self.device)
-            task = setting.task
-            goal = None if task.goal is None else task.goal[which]
             begun, draws = before and before.rows(which), self._draws(which, self.time)
-            plan = self.actor.plan(situation.rows(which), replace(task, goal=goal), begun, draws)
+            plan = self.actor.plan(situation.rows(which), setting.task.rows(which), begun, draws)
             self.calls += len(which)
             self.costed = plan.evaluations
             before = merged(plan, which, before, len(plans))
@@ -384,8 +397,8 @@ class Agent:
             memory: patches of the scene that are remembered, in place of the run's own; 0: none.
 
         Raises:
-            UserError: no agent there, another environment, another kind of action, or a cost that
-                cannot be told, or not be followed by mode 1.
+            UserError: no agent there, no such device, another environment, another kind of action,
+                or a cost that cannot be told, or not be followed by mode 1.
         """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")

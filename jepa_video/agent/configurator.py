@@ -72,6 +72,8 @@ class Fixed:
 class Doubtful:
     """Plans where the critic's networks disagree, or where the agent does not get on; else reacts.
 
+    A doubt that is no number is one.
+
     It does not get on where the last `PATIENCE` decisions brought it nearer by less than half as
     many steps, by a critic of ways. It then plans for `PERSISTENCE` decisions: a reaction that led
     nowhere leads nowhere again.
@@ -100,11 +102,11 @@ class Doubtful:
         """See `Configurator`."""
         if not isinstance(self.critic, Ways):
             doubt = self.critic.each(state, task.goal if self.critic.goal else None).std(0)
-            return Setting(doubt > self.threshold, task, doubt)
+            return Setting(~(doubt <= self.threshold), task, doubt)
         assert task.goal is not None
         steps = self.critic.steps(state, task.goal)
         doubt = self.critic.cost(steps).std(0)
-        plans = doubt > self.threshold
+        plans = ~(doubt <= self.threshold)
         if not self.patient:
             self._look_at(task.goal)
             plans = plans | self._stuck(steps.mean(0))
@@ -188,7 +190,7 @@ class Learned:
     def configure(self, state: Tensor, task: Task) -> Setting:
         """See `Configurator`."""
         saved = self.worth(state, task.goal if self.worth.look.goal else None)
-        return Setting(saved > self.threshold, task, saved)
+        return Setting(~(saved <= self.threshold), task, saved)  # what is no number is no word
 
 
 class Thrifty:

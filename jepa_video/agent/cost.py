@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Final, Literal
 
 import torch
@@ -33,19 +34,20 @@ Read = Callable[[Tensor, Literal["state", "reward"]], Tensor]
 class IntrinsicCost:
     """Named terms of a state and the action that led there, each 0 where all is well.
 
-    Immutable: it has no parameters, no gradient changes it, and an attribute cannot be set. What
-    differs from task to task is the `Task`, which is data.
+    Immutable: it has no parameters, no gradient changes it, and an attribute cannot be set or
+    deleted. What differs from task to task is the `Task`, which is data.
 
     `goal`: `1 - exp(-|s - s_goal|^2 / 2 r^2)`: near 1 far from the goal, so that a plan's cost
-    counts the steps until it is there. `distance`: the mean squared distance itself, in units of
-    r. `reward`: the negative of the reward that a linear probe reads off the state. `effort`: the
-    mean square of the action. `zone`: 1 inside of a box of the environment's state that is read
-    off, falling to 0 over the margin. `state.NAME`: how far one number of the environment's state,
-    read off, is from that of the goal, in its own unit: for goals that ask for a part of what the
-    picture shows. `gap.NAME.NAME`: how far two numbers are apart, as finger and block: a plan that
-    does not reach the block yet is to come nearer. `curiosity`: how well the world model is known
-    to tell what comes of doing this there, 0 where that is new; it is of what memory holds, so that
-    `WorldCost` adds it to plans, and a state alone has none.
+    counts the steps until it is there. `distance`: the mean squared distance itself, in units of r.
+    `reward`: the negative of the reward that a linear probe reads off the state. `effort`: the mean
+    square of the action. `zone`: 1 inside of a box of the environment's state that is read off,
+    falling to 0 over the margin. `state.NAME`: how far one number of the environment's state, read
+    off, is from that of the goal, in its own unit: for goals that ask for a part of what the
+    picture shows, or that are given by such numbers alone. `gap.NAME.NAME`: how far two numbers are
+    apart, as finger and block: a plan that does not reach the block yet is to come nearer.
+    `curiosity`: how well the world model is known to tell what comes of doing this there, 0 where
+    that is new; it is of what memory holds, so that `WorldCost` adds it to plans, and a state alone
+    has none.
 
     Args:
         reach: r, the distance of states that count as the same place.
@@ -69,6 +71,9 @@ class IntrinsicCost:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"the intrinsic cost is immutable: {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"the intrinsic cost is immutable: {name} cannot be deleted")
 
     def terms(self, states: Tensor, actions: Tensor, task: Task) -> dict[str, Tensor]:
         """The terms with a weight, weighted: states `B ... P D` and actions `B ... A` to `B ...`.
@@ -116,12 +121,14 @@ class IntrinsicCost:
         return actions.square().mean(-1)
 
     def _number(self, states: Tensor, task: Task, name: str) -> Tensor:
-        if task.goal is None:
-            raise UserError(f"the cost {NUMBER}{name} needs a goal; this task has none")
-        which = self.names.index(name)
-        aimed = self.read(task.goal, "state")[..., which]
-        aimed = aimed.view(len(aimed), *[1] * (states.ndim - 3))
-        return (self.read(states, "state")[..., which] - aimed).abs()
+        told, which = task.goal_state, self.names.index(name)
+        if told is None:
+            if task.goal is None:
+                raise UserError(f"the cost {NUMBER}{name} needs a goal; this task has none")
+            told = self.read(task.goal, "state")
+        aimed = told[..., which].view(len(told), *[1] * (states.ndim - 3))
+        here = self.read(states, "state")[..., which]
+        return (here - torch.where(aimed.isnan(), here, aimed)).abs()  # NaN: does not matter
 
     def _apart(self, states: Tensor, name: str) -> Tensor:
         one, other = (self.names.index(each) for each in pair_of(name))
@@ -156,6 +163,7 @@ def refuse_cost(
     goal: bool,
     state_size: int,
     names: Sequence[str] = (),
+    told: bool = False,
 ) -> None:
     """Say what a cost cannot be told by.
 
@@ -165,22 +173,24 @@ def refuse_cost(
         goal: whether there are goals.
         state_size: numbers of the environment's state that can be read off.
         names: theirs.
+        told: whether such numbers may tell a goal, where there are no goals.
 
     Raises:
         UserError: unknown terms or none, a weight that is not finite, a negative one of `goal`, no
             goal, no zones or none that count, zones elsewhere.
     """
-    asked = [name for name, weight in weights.items() if weight]
     for name, weight in weights.items():
         _known(name, names)
-        if not math.isfinite(weight):
-            raise UserError(f"the cost {name} takes a finite weight, not {weight}")
+        if not isinstance(weight, Real) or not math.isfinite(weight):
+            raise UserError(f"the cost {name} takes a finite weight, not {weight!r}")
         if name == "goal" and weight < 0:  # ways are as long, whatever is wished for
             raise UserError(f"the cost goal takes a weight of 0 or more, not {weight}")
+    asked = [name for name, weight in weights.items() if weight]
     if not asked:
         raise UserError("cost gives no term a weight other than 0: there is nothing to judge by")
     for name in asked:
-        if (name in ("goal", "distance") or name.startswith(NUMBER)) and not goal:
+        numbers = name.startswith(NUMBER) and not told
+        if (name in ("goal", "distance") or numbers) and not goal:
             raise UserError(f"the cost {name} needs a goal, and the environment shows none")
     if "zone" in asked and not zones:
         raise UserError("the cost zone needs boxes, as in: --zones '[{low: [8, 8], high: [9, 9]}]'")

@@ -20,7 +20,8 @@ class Explanation:
 
     Attributes:
         mode: `mode1` or `mode2`, B of them.
-        sub_goal: the state that was aimed at, read as the environment's, `B S`, or None.
+        sub_goal: the state that was aimed at, read as the environment's, `B S`; without a picture
+            of it the numbers that were given, or None.
         terms: what each term adds to the cost of the imagined future, and `critic`, each `B`; their
             sum is what `WorldCost` gives. Where the world has a latent, with the first draw of z.
         imagined: the present state and the imagined ones, read as the environment's, `B H+1 S`;
@@ -69,6 +70,8 @@ def explained(
         imagined = cost.world.read(path, "state").cpu().numpy()
         if setting.task.goal is not None:
             aimed = cost.world.read(setting.task.goal, "state").cpu().numpy()
+        elif setting.task.goal_state is not None:
+            aimed = setting.task.goal_state.cpu().numpy()
     modes = ["mode2" if plans else "mode1" for plans in setting.plans.tolist()]
     known = Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy())
     if scene is None or scene.store is None:

@@ -134,5 +134,7 @@ class Notebook:
 
     def now(self) -> Lessons:
         """What it holds."""
-        keys, values = self.store.keys.clone(), self.store.values.clone()  # they are written on
-        return Lessons(keys, values, self.store.filled.clone(), self.reach)
+        keys, filled = self.store.keys.clone(), self.store.filled.clone()  # they are written on
+        # What was forgotten may be no number, which is none with no share either.
+        values = self.store.values.masked_fill(~filled[..., None], 0.0)
+        return Lessons(keys, values, filled, self.reach)

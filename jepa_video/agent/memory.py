@@ -1,6 +1,6 @@
 """Short-term memory: what was, in a bounded key-value store that is read by attention.
 
-    read    c = softmax(-|q - k|^2 / temperature),   sum_i c_i v_i
+    read    v_i where q is the key k_i, else c = softmax(-|q - k|^2 / temperature),  sum_i c_i v_i
     write   v_i <- v_i + share (v - v_i)   where k_i is the key: the difference alone
 
 After LeCun (2022), section 4.10, where the state of the world lies in a writeable memory and an
@@ -31,7 +31,8 @@ class Recall(NamedTuple):
     Attributes:
         values: `B Q V`; 0 where memory is empty.
         found: whether this very key was written, bool `B Q`; else the values are of its neighbours.
-        weights: of the slots, `B Q M`, with sum 1, or 0 where memory is empty.
+        weights: of the slots, `B Q M`, with sum 1: all on one that was found; 0 where memory is
+            empty.
     """
 
     values: Tensor
@@ -42,8 +43,8 @@ class Recall(NamedTuple):
 class ShortTermMemory:
     """At most `capacity` entries for each environment, of a key, a value and a time.
 
-    Entries are recalled to the bit where the square of their keys' distance is above 104 times the
-    temperature: what the others add is then below the least float. Nothing has a gradient.
+    An entry is recalled to the bit by its own key, however near the others are. Nothing has a
+    gradient.
 
     Args:
         batch: B.
@@ -119,8 +120,14 @@ class ShortTermMemory:
     def read(self, queries: Tensor) -> Recall:
         """What is remembered for queries `B Q K`."""
         gap = self._gap(queries)
+        near, slot = gap.min(-1)
+        found = near <= SAME**2
         weights = (-gap / self.temperature).softmax(-1).nan_to_num(0.0)  # all are empty: no weight
-        return Recall(weights @ self.values, (gap <= SAME**2).any(-1), weights)
+        # What was forgotten may be no number, which is none with no weight either.
+        around = weights @ self.values.masked_fill(~self.filled[..., None], 0.0)
+        values = torch.where(found[..., None], self._at(self.values, slot), around)
+        alone = torch.zeros_like(weights).scatter_(-1, slot[..., None], 1.0)
+        return Recall(values, found, torch.where(found[..., None], alone, weights))
 
     @torch.no_grad()
     def write(
@@ -133,15 +140,21 @@ class ShortTermMemory:
             values: `B N V`.
             which: the rows that are written, bool `B N`; all without it.
             share: how far an entry that is there moves to its new value; 1 puts it there.
+
+        Raises:
+            UserError: a key that is to be written is not finite.
         """
         rows = torch.ones_like(keys[..., 0], dtype=torch.bool) if which is None else which
+        if not keys[rows].isfinite().all():
+            raise UserError("the keys of a memory are finite numbers, and one to be written is not")
         gap, slot = self._gap(keys).min(-1)
         known = rows & (gap <= SAME**2)
         last = rows & ~_again(keys, rows)
         self.clock += 1
         self._written += keys.shape[1]
         old, there = self._at(self._values, slot), self._at(self._keys, slot)
-        self._put(slot, known & last, there, torch.lerp(old, values, share))
+        moved = values if share == 1 else torch.lerp(old, values, share)
+        self._put(slot, known & last, there, moved)
         slot, kept = self._room(last & ~known)
         self._put(slot, kept, keys, values)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,7 +24,7 @@ from .policy import ReactivePolicy
 from .reach import Reach, Ways
 from .scene import completion
 from .task import Zone
-from .world_files import UNFIT, said
+from .world_files import UNFIT, finite, said
 
 FOLDER: Final = "agent"
 WEIGHTS: Final = "agent.safetensors"
@@ -84,10 +84,17 @@ class Mind:
         """
         if weights is None and zones is None:
             return self
+        if weights is not None and not isinstance(weights, Mapping):
+            raise UserError(f"weights are a dict of numbers by the terms' names, not {weights!r}")
+        if zones is not None and not (
+            isinstance(zones, Sequence) and all(isinstance(zone, Zone) for zone in zones)
+        ):
+            raise UserError(f"zones are a list of Zone(low, high, margin), not {zones!r}")
         weights = self.weights if weights is None else dict(weights)
         kept = self.zones if weights.get("zone") else ()
         zones = kept if zones is None else tuple(zones)
-        refuse_cost(weights, zones, self.goal, world.facts.state_size, world.facts.state_names)
+        facts = world.facts
+        refuse_cost(weights, zones, self.goal, facts.state_size, facts.state_names, told=True)
         return replace(self, weights=weights, zones=zones)
 
 
@@ -191,6 +198,7 @@ def read_agent(folder: Path, world: WorldModel) -> tuple[Mind, Trained]:
     entries, weights = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
     facts = world.facts
     try:
+        finite(weights)
         known = {one.name for one in fields(Mind)}
         told = {name: value for name, value in entries.items() if name in known}
         told["search"] = Search(**told["search"])

@@ -100,11 +100,16 @@ def _after(old: Tensor, new: Tensor) -> Tensor:
     return torch.cat((old, new[:, None]), 1) if old.shape[1] else new[:, None].clone()
 
 
-def shown(observation: Any) -> tuple[Array, Array | None]:
+def shown(observation: Any, batch: int = 0) -> tuple[Array, Array | None]:
     """The pictures of an observation, and what is felt where it tells.
 
+    Args:
+        observation: as an environment shows it.
+        batch: environments that there were before; 0 for any.
+
     Raises:
-        UserError: it has no `pixels`, or they are no batch of pictures in uint8.
+        UserError: it has no `pixels`, they are no batch of pictures in uint8, or something is of
+            another number of environments.
     """
     if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise UserError(
@@ -117,6 +122,17 @@ def shown(observation: Any) -> tuple[Array, Array | None]:
         shape = tuple(getattr(part, "shape", ()))
         told = f"{getattr(part, 'dtype', type(part).__name__)} {shape or ''}".strip()
         fits = isinstance(part, np.ndarray) and part.dtype == np.uint8
-        if not fits or len(shape) not in (4, 5) or shape[-1] != 3:
+        if not fits or len(shape) not in (4, 5) or shape[-1] != 3 or 0 in shape:
             raise UserError(f"{name} are a batch of pictures, uint8 `B H W 3`, not {told}")
+    count = len(observation["pixels"])
+    if batch and count != batch:
+        raise UserError(
+            f"the agent is in an episode of each of {batch} environments, and pixels are of "
+            f"{count}: reset it first"
+        )
+    for name in ("goal", "felt", "goal_felt"):
+        part = observation.get(name)
+        if part is not None and np.shape(part)[:1] != (count,):
+            other = (*np.shape(part), "no")[0]
+            raise UserError(f"{name} is of {other} environments, and pixels are of {count}")
     return observation["pixels"], observation.get("felt")

@@ -6,7 +6,7 @@ Shapes: B environments, S candidates, H steps, states `P D`, actions `A`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,11 +52,20 @@ class Task:
         goal: the state to reach, `B P D`; None where rewards drive.
         weights: of the terms of the intrinsic cost, by name; a term that is not named has none.
         zones: boxes to keep out of, for the term `zone`.
+        goal_state: numbers of the environment's state to reach, `B S`, for the terms `state.NAME`;
+            NaN for those that do not matter. Without it they are read off `goal`.
     """
 
     goal: Tensor | None
     weights: Mapping[str, float] = field(default_factory=lambda: {"goal": 1.0})
     zones: tuple[Zone, ...] = ()
+    goal_state: Tensor | None = None
+
+    def rows(self, which: Tensor) -> Task:
+        """That of some environments."""
+        goal = None if self.goal is None else self.goal[which]
+        numbers = None if self.goal_state is None else self.goal_state[which]
+        return replace(self, goal=goal, goal_state=numbers)
 
 
 class Situation(NamedTuple):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.episodes import Facts
 from ..errors import UserError
@@ -126,7 +126,7 @@ def load_world(path: Path | str) -> WorldModel:
         }
         with torch.random.fork_rng(devices=[]):
             module = WorldModel(Facts(**told), **vars(made.model))
-        module.load_state_dict(read_safetensors(folder / WEIGHTS))
+        module.load_state_dict(finite(read_safetensors(folder / WEIGHTS)))
     except UNFIT as error:
         raise UserError(
             f"{folder} holds a world model that does not load: {said(error)}"
@@ -134,12 +134,27 @@ def load_world(path: Path | str) -> WorldModel:
     return module.eval().requires_grad_(False)
 
 
+def finite(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights.
+
+    Raises:
+        ValueError: some are not finite.
+    """
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")
+    return weights
+
+
 def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
     """Say it where an environment is not one that a world model can act in.
 
     Raises:
-        UserError: another id, another kind or number of actions, or another state to feel.
+        UserError: no environment, another id, another kind or number of actions, or another state
+            to feel.
     """
+    if not hasattr(env, "action_size"):
+        raise UserError(f"env is a batch of environments, as of make_batch, not {env!r}")
     facts = world.facts
     if facts.env is not None and facts.env != env.id:
         raise UserError(f"{path} was trained on {facts.env} and cannot act in {env.id}")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 import yaml  # type: ignore[import-untyped]
 
-from ..errors import UserError
+from ..distributed import device_of
 from ..models.encoder import VideoEncoder
 
 GEOMETRY: Final = ("stride", "fps", "size", "fit")  # of a clip, beside its frames
@@ -55,8 +55,4 @@ def named_device(name: str) -> torch.device:
     if name == "auto":
         there = torch.accelerator.is_available()
         return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        told = str(error).splitlines()[0]
-        raise UserError(f"there is no device {name!r} here: {told}") from error
+    return device_of(name)

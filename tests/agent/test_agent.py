@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jepa_video.agent import agent as agents
@@ -701,6 +702,26 @@ def test_an_environment_that_does_not_fit_is_refused(id, changes, said, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"env": "TwoRooms"}, "env is a batch of environments, as of make_batch, not 'TwoRooms'"),
+        ({"device": "nonsense"}, "there is no device 'nonsense' here"),
+        ({"weights": {"goal": "1"}}, "the cost goal takes a finite weight, not '1'"),
+        ({"weights": ["goal"]}, "weights are a dict of numbers by the terms' names, not "),
+        (
+            {"weights": {"zone": 1.0}, "zones": [{"low": [1], "high": [2]}]},
+            r"zones are a list of Zone\(low, high, margin\), not \[\{'low'",
+        ),
+        ({"weights": {"zone": 1.0}, "zones": EVERYWHERE[0]}, "zones are a list of Zone"),
+    ],
+)
+def test_what_an_agent_cannot_be_loaded_with_is_told_in_a_sentence(options, said, run):
+    with pytest.raises(UserError, match=said) as error:
+        Agent.load(run, mode="mode2", **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("observation", "said"),
     [
         (np.zeros((2, 64, 64, 3), np.uint8), "an observation is a dict with pixels"),
@@ -712,11 +733,42 @@ def test_an_environment_that_does_not_fit_is_refused(id, changes, said, tmp_path
             {"pixels": np.zeros((1, 64, 64, 3), np.uint8), "goal": np.zeros((64, 64, 3), np.uint8)},
             r"goal are a batch of pictures, .*, not uint8 \(64, 64, 3\)",
         ),
+        (pictures(0)[0], r"pixels are a batch of pictures, .*, not uint8 \(0, 64, 64, 3\)"),
+        (
+            {"pixels": pictures(2)[0]["pixels"], "goal": np.zeros((2, 0, 64, 64, 3), np.uint8)},
+            r"goal are a batch of pictures, .*, not uint8 \(2, 0, 64, 64, 3\)",
+        ),
+        (
+            {"pixels": pictures(2)[0]["pixels"], "goal": pictures(1)[0]["goal"]},
+            "goal is of 1 environments, and pixels are of 2",
+        ),
+        (
+            {"pixels": pictures(2)[0]["pixels"], "goal": pictures(3)[0]["goal"]},
+            "goal is of 3 environments, and pixels are of 2",
+        ),
+        (
+            pictures(2)[0] | {"felt": np.zeros((3, 2), np.float32)},
+            "felt is of 3 environments, and pixels are of 2",
+        ),
     ],
 )
 def test_what_is_no_observation_is_refused(observation, said):
     with pytest.raises(UserError, match=said):
         agent("mode2").act(observation)
+
+
+@pytest.mark.parametrize("mode", ["mode1", "mode2", "auto"])
+def test_another_number_of_environments_needs_a_reset(mode):
+    one, seen = agent(mode), pictures(2)
+    one.reset([7])
+    with pytest.raises(UserError, match="each of 1 environments, and pixels are of 2: reset"):
+        one.act(seen[0])
+    for seeds in ([7, 8], []):  # without seeds the first batch says how many there are
+        one.reset(seeds)
+        one.act(seen[0])
+        with pytest.raises(UserError, match="each of 2 environments, and pixels are of 1: reset"):
+            one.act(of(seen, 0)[1])
+        assert one.act(seen[1]).shape == (2, 2)  # it goes on where it was
 
 
 def test_a_folder_that_is_no_agent_is_named(tmp_path, run):
@@ -744,6 +796,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def spoilt(path: Path) -> None:
+    """One number of the last tensor is none."""
+    weights = load_file(path)
+    name = max(name for name, value in weights.items() if value.is_floating_point())
+    weights[name].view(-1)[0] = torch.nan
+    save_file(weights, path)
+
+
 DAMAGE = {
     "weights cut off": ("agent/agent.safetensors", cut),
     "weights empty": ("agent/agent.safetensors", lambda path: path.write_bytes(b"")),
@@ -751,6 +811,8 @@ DAMAGE = {
     "config cut off": ("agent/config.json", cut),
     "config a list": ("agent/config.json", lambda path: path.write_text("[1]")),
     "config gone": ("agent/config.json", lambda path: path.unlink()),
+    "weights that are none": ("agent/agent.safetensors", spoilt),
+    "world's weights that are none": ("world/world.safetensors", spoilt),
     "no search": ("agent/config.json", config(lambda e: e.pop("search"))),
     "a norm of words": ("agent/config.json", config(lambda e: e.update(norm="long"))),
     "a search of words": ("agent/config.json", config(lambda e: e.update(search="far"))),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from jepa_video.agent.configurator import Setting, Thrifty
+from jepa_video.agent.configurator import Doubtful, Learned, Setting, Thrifty, Worth
+from jepa_video.agent.cost import Critic
 from jepa_video.agent.task import Task
 
 
@@ -43,3 +44,10 @@ def test_no_more_than_the_share_of_what_was_decided_so_far_is_planned():
         assert torch.equal(plans, wanted & allowed)
     assert torch.equal(planned(1.0, wanted), wanted)
     assert planned(0.2, wanted)[:, 1].sum() == wanted[:, 1].sum()  # seldom, so that none is lost
+
+
+def test_a_doubt_that_is_no_number_is_a_reason_to_plan():
+    critic, worth = Critic(2, 0, 8), Worth(2, 0, 8)
+    task, states = Task(None), torch.tensor([[[0.0, 0.0]], [[torch.nan, 0.0]]])
+    for one in (Doubtful(critic, 1e9), Learned(worth, 1e9)):
+        assert one.configure(states, task).plans.tolist() == [False, True]

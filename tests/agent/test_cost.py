@@ -33,9 +33,11 @@ def some(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["reach", "read", "_goal", "anything"])
-def test_no_attribute_can_be_set(cost, name):
+def test_no_attribute_can_be_set_or_deleted(cost, name):
     with pytest.raises(AttributeError, match=f"immutable: {name} cannot be set"):
         setattr(cost, name, 2.0)
+    with pytest.raises(AttributeError, match=f"immutable: {name} cannot be deleted"):
+        delattr(cost, name)
     assert (cost.reach, cost.read) == (REACH, read)
     assert not isinstance(cost, nn.Module) and not hasattr(cost, "__dict__")
 
@@ -120,6 +122,8 @@ BOX = (Zone((0.0, 0.0), (1.0, 1.0)),)
         ({"sped": 1.0}, (), True, 2, "there is no cost 'sped'; there are goal, distance"),
         ({"goal": 0.0}, (), True, 2, "no term a weight other than 0"),
         ({"goal": math.nan}, (), True, 2, "the cost goal takes a finite weight, not nan"),
+        ({"goal": "1"}, (), True, 2, "the cost goal takes a finite weight, not '1'"),
+        ({"goal": None}, (), True, 2, "the cost goal takes a finite weight, not None"),
         ({"goal": -1.0}, (), True, 2, "the cost goal takes a weight of 0 or more, not -1.0"),
         ({"effort": -math.inf}, (), True, 2, "the cost effort takes a finite weight, not -inf"),
         ({"goal": 1.0}, (), False, 2, "the cost goal needs a goal"),

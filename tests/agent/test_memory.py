@@ -83,6 +83,45 @@ def test_recall_is_attention_over_the_keys():
     assert not told.found.any() and memory.read(keys).found.all()
 
 
+@pytest.mark.parametrize("temperature", [0.005, 2.0])
+def test_keys_as_near_as_may_be_are_recalled_to_the_bit_too(temperature):
+    memory = ShortTermMemory(2, 9, 2, 3, temperature)
+    keys = 2e-3 * torch.cartesian_prod(*[torch.arange(3.0)] * 2).expand(2, -1, -1)
+    values = draws(2, 9, 3)
+    memory.write(keys, values)
+    told = memory.read(keys)
+    assert told.found.all() and torch.equal(told.values, values)
+    assert torch.equal(told.weights @ memory.values, values)  # the weights say so too
+    between = memory.read(keys[:, :1] + 1e-3)  # what nobody wrote is still of its neighbours
+    assert not between.found.any() and 0 < float(between.weights.max()) < 1
+
+
+def test_no_number_in_one_entry_is_no_number_in_no_other_and_is_forgotten_with_it():
+    memory, keys = ShortTermMemory(2, 4, 2, 1), apart(3).expand(2, -1, -1)
+    memory.write(keys, torch.tensor([torch.nan, 1.0, 2.0]).view(1, 3, 1).expand(2, -1, -1))
+    told = memory.read(keys).values[..., 0]
+    assert told[:, 0].isnan().all() and told[:, 1:].tolist() == [[1.0, 2.0]] * 2
+    memory.write(keys[:, :1], torch.full((2, 1, 1), 5.0))  # a number again
+    assert memory.read(keys).values[..., 0].tolist() == [[5.0, 1.0, 2.0]] * 2
+    memory.write(keys[:, :1], torch.full((2, 1, 1), torch.nan))
+    memory.forget(memory.values[..., 0].isnan())
+    aside = keys + 0.25  # attention looks at every slot
+    assert memory.read(aside).values.isfinite().all()
+    memory.reset()
+    assert not memory.read(aside).values.any()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_key_that_is_no_number_is_refused_and_changes_nothing(wrong):
+    memory, keys = ShortTermMemory(1, 4, 2, 1), apart(2)[None]
+    memory.write(keys, draws(1, 2, 1))
+    bad = torch.tensor([[[1.0, wrong]]])
+    with pytest.raises(UserError, match="keys of a memory are finite numbers"):
+        memory.write(bad, torch.ones(1, 1, 1))
+    memory.write(bad, torch.ones(1, 1, 1), torch.zeros(1, 1, dtype=torch.bool))  # not written
+    assert memory.count.tolist() == [2] and memory.read(keys).found.all()
+
+
 def test_an_empty_memory_brings_nothing_back():
     told = ShortTermMemory(2, 4, 2, 3).read(draws(2, 5, 2))
     assert not told.values.any() and not told.weights.any() and not told.found.any()
