@@ -10,8 +10,8 @@ Corrects the dynamics of a world model on memory, then learns a critic (the intr
 to come) and a policy (mode 1), distilled from the best of many imagined plans. The result is an
 agent: `jepa-video agent eval --checkpoint` plays it.
 
-  --checkpoint RUN          a run of jepa-video world; or, with --world FILE, an encoder that a world
-                            model is first trained on: a run of pretrain, or what load_encoder takes
+  --checkpoint RUN          a run of jepa-video world; or, with --world FILE, a run of pretrain or
+                            another encoder (as load_encoder), to train a world model on first
   --world FILE              or settings of jepa-video world, to train one first, as runs/NAME-world;
                             the same command again goes on with it, or takes it when it is finished;
                             model.train frozen or full in FILE: whether an encoder learns too
