@@ -680,6 +680,9 @@ WRONG_AGENTS = [
     (["--resume", "{world}"], "goes on with jepa-video world --resume {world}"),
     (["--cost", "{{speed: 1}}"], "there is no cost 'speed'; there are goal, distance"),
     (["--cost", "{{goal: 0}}"], "there is nothing to judge by"),
+    (["--cost", "{{}}"], "there is nothing to judge by"),
+    (["--trainer.max_steps", "0"], "trainer.max_steps 0 leaves no step for critic and policy"),
+    (["--learn.correct", "0.99"], "learn.correct 0.99 gives 6 of them to the dynamics"),
     (["--cost", "{{curiosity: 1}}"], "the cost curiosity is of what an episode has taught"),
     (["--cost", "{{zone: 1}}"], "the cost zone needs boxes, as in: --zones"),
     (["--zones", "[{{low: [1], high: [2]}}]"], "zones count by the cost zone"),
@@ -713,6 +716,7 @@ def test_what_cannot_run_is_told_in_a_sentence(
     begin = ["world", "--data.root", str(episodes), *WORLD, "--trainer.max_steps", "1"]
     if verb == "fit":
         begin = ["agent", "fit", "--checkpoint", str(world), "--data.root", str(episodes), *FIT]
+        begin += SIX
     assert main([*begin, "--runs", str(tmp_path / "runs"), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
@@ -747,6 +751,51 @@ def test_it_is_said_where_a_critic_does_not_mind_that_episodes_end() -> None:
     goes_on = Bank()
     goes_on.add(states, torch.zeros(3, 2), torch.zeros(3), torch.tensor([False, False, False]))
     assert ending_words(SimpleNamespace(ways=False, recall=0), goes_on) == []
+
+
+def test_it_is_said_where_a_policy_has_no_step() -> None:
+    from types import SimpleNamespace
+
+    from jepa_video.cli.agent_job import idle_words
+
+    for ways, fresh, steps, said in (
+        (True, True, 2, 1),  # one for the dynamics, one for the critic alone
+        (True, True, 3, 0),
+        (False, True, 2, 0),
+        (True, False, 2, 0),  # after a round
+    ):
+        module = SimpleNamespace(ways=ways, recall=0, fresh=fresh, correct=0.4)
+        told = idle_words(module, steps)
+        assert len(told) == said and all("learns nothing in 2 steps" in line for line in told)
+
+
+def test_memory_of_another_pace_is_refused_and_of_other_pictures_or_scenes_is_not(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["agent", "fit", "--checkpoint", str(world), *FIT, "--trainer.max_steps", "3"]
+    words += ["--runs", str(tmp_path / "runs"), "--data.root"]
+    collect("TwoRooms", "explore", 3, tmp_path / "slow", settings={"budget": 8, "repeat": 3})
+    assert main([*words, str(tmp_path / "slow")]) == 2
+    told = f"slow has steps of repeat 3 and {world} was trained on those of repeat 1\n"
+    assert capsys.readouterr().err.endswith(told) and not (tmp_path / "runs").exists()
+    folder = tmp_path / "others"
+    collect("TwoRooms", "explore", 3, folder, settings={"budget": 8, "stack": 2, "scenes": 2})
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    del info["jepa_video"]["settings"]["repeat"]  # as before there was one
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    assert main([*words, str(folder), "--name", "others"]) == 0
+
+
+def test_an_agent_is_not_played_at_another_pace(
+    agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["agent", "eval", "--env", "TwoRooms", "--budget", "4", "--checkpoint", str(agent)]
+    words += ["--policy", "mode1", "--episodes", "2", "--beside", "none", "--device", "cpu"]
+    assert main([*words, "--repeat", "3", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"{agent} was trained on steps of repeat 1 and cannot act in those of repeat 3" in error
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert main([*words, "--stack", "2", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_memory_of_other_actions_is_refused(

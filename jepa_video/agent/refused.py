@@ -34,6 +34,23 @@ def refuse_numbers(
         raise UserError(f"discount must be between 0 and 1, not {discount}")
 
 
+def refuse_steps(steps: int, correct: float) -> None:
+    """Say it where no step is left in which critic and policy learn.
+
+    Args:
+        steps: of the training; below 0 where they are not counted.
+        correct: share of them, at the beginning, in which the dynamics are corrected.
+
+    Raises:
+        UserError: how many there are.
+    """
+    if 0 <= steps <= (first := round(correct * max(steps, 0))):
+        raise UserError(
+            f"trainer.max_steps {steps} leaves no step for critic and policy: learn.correct "
+            f"{correct} gives {first} of them to the dynamics"
+        )
+
+
 def refuse_judge(judge: Judge, alone: bool, recall: int, stride: int) -> None:
     """Say it where the critic cannot be of the kind that is asked for.
 

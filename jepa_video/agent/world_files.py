@@ -146,18 +146,29 @@ def finite(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+def repeat_of(facts: Facts) -> int | None:
+    """How often each action is taken in a step; None where an environment is not told."""
+    return None if facts.env is None else int(facts.settings.get("repeat", 1))
+
+
 def refuse_other(world: WorldModel, env: BatchEnv, path: Path) -> None:
     """Say it where an environment is not one that a world model can act in.
 
     Raises:
-        UserError: no environment, another id, another kind or number of actions, or another state
-            to feel.
+        UserError: no environment, another id or pace, another kind or number of actions, or another
+            state to feel.
     """
     if not hasattr(env, "action_size"):
         raise UserError(f"env is a batch of environments, as of make_batch, not {env!r}")
     facts = world.facts
     if facts.env is not None and facts.env != env.id:
         raise UserError(f"{path} was trained on {facts.env} and cannot act in {env.id}")
+    repeat = repeat_of(facts)
+    if repeat not in (None, env.pace.repeat):
+        raise UserError(
+            f"{path} was trained on steps of repeat {repeat} and cannot act in those of repeat "
+            f"{env.pace.repeat}"
+        )
     if (facts.discrete, facts.action_size) != (env.discrete, env.action_size):
         kinds = ("numbers", "kinds")
         raise UserError(

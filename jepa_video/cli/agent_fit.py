@@ -4,15 +4,17 @@ from __future__ import annotations
 
 HELP = """\
 usage: jepa-video agent fit --checkpoint RUN --data.root EPISODES [--OPTION VALUE ...]
-       jepa-video agent fit --world FILE --data.root EPISODES [--OPTION VALUE ...]
+       jepa-video agent fit --world FILE [--checkpoint ENCODER] --data.root EPISODES [...]
 
 Corrects the dynamics of a world model on memory, then learns a critic (the intrinsic cost that is
 to come) and a policy (mode 1), distilled from the best of many imagined plans. The result is an
 agent: `jepa-video agent eval --checkpoint` plays it.
 
-  --checkpoint RUN          a run of jepa-video world
+  --checkpoint RUN          a run of jepa-video world; or, with --world FILE, a run of pretrain or
+                            another encoder (as load_encoder), to train a world model on first
   --world FILE              or settings of jepa-video world, to train one first, as runs/NAME-world;
-                            the same command again goes on with it, or takes it when it is finished
+                            the same command again goes on with it, or takes it when it is finished;
+                            model.train frozen or full in FILE: whether an encoder learns too
   --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
   --learn.source S          what the policy learns from: plans, critic, data or dreams
   --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the

@@ -22,12 +22,13 @@ from ..agent.crashes import Crashes
 from ..agent.encoding import encoded
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
+from ..agent.refused import refuse_steps
 from ..agent.rounds import Field, Rounds, Row, Table, round_words
 from ..agent.scene import completion, scene_words
 from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
 from ..agent.world_files import FOLDER as WORLD
-from ..agent.world_files import load_world, save_world, world_folder
+from ..agent.world_files import load_world, repeat_of, save_world, world_folder
 from ..data.episodes import EpisodeSet, Facts
 from ..distributed import wait_for
 from ..envs.registry import env_words, make_batch
@@ -55,7 +56,9 @@ DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto 
 def build_parser(words: Sequence[str] = ()) -> ArgumentParser:
     """Every option of `agent fit`."""
     parser = run_parser("agent fit")
-    parser.add_argument("--checkpoint", type=str | None, help="a run of jepa-video world")
+    parser.add_argument(
+        "--checkpoint", type=str | None, help="a run of jepa-video world, or an encoder"
+    )
     parser.add_argument("--world", type=str | None, help="settings to train a world model by")
     parser.add_argument("--cost", type=dict[str, float] | None, help="terms and their weights")
     parser.add_argument("--zones", type=list[Zone], default=[], help="boxes to keep out of")
@@ -83,6 +86,7 @@ class AgentJob(TrainingJob):
                 "agent fit needs --checkpoint RUN, a run of jepa-video world, or --world FILE, "
                 "settings to train one by"
             )
+        refuse_steps(self.trainer_options["max_steps"], self.made.learn.correct)
         self.world = load_world(self.config.checkpoint)
         facts = self.world.facts
         memory = facts.memory if self.config.memory is None else self.config.memory
@@ -125,7 +129,8 @@ class AgentJob(TrainingJob):
         goal, norm = _of_environment(self.place.env, self.place.settings)
         norm = self._norm(norm)
         planner_of(search, facts.action_size, facts.discrete, norm)  # says what is wrong
-        weights = self.config.cost or {"goal" if goal else "reward": 1.0}
+        weights = self.config.cost
+        weights = {"goal" if goal else "reward": 1.0} if weights is None else weights
         if weights.get(CURIOSITY):
             raise UserError(
                 "the cost curiosity is of what an episode has taught, and agent fit learns from "
@@ -147,6 +152,12 @@ class AgentJob(TrainingJob):
         if None not in (memory.env, facts.env) and memory.env != facts.env:
             raise UserError(
                 f"{root} has episodes of {memory.env} and {checkpoint} was trained on {facts.env}"
+            )
+        paces = repeat_of(memory), repeat_of(facts)
+        if None not in paces and paces[0] != paces[1]:
+            raise UserError(
+                f"{root} has steps of repeat {paces[0]} and {checkpoint} was trained on those of "
+                f"repeat {paces[1]}"
             )
         if (memory.action_size, memory.discrete) != (facts.action_size, facts.discrete):
             kinds = ("numbers", "kinds")
@@ -265,6 +276,7 @@ class AgentJob(TrainingJob):
             f"memory    {len(bank.states)} episodes, {len(bank)} steps ({self.data.root})",
             *self.data.unreadable.words(),
             f"critic    {sizes[0]}{ways}; policy {sizes[1]}, from {module.source}; cost: {cost}",
+            *idle_words(module, parts.trainer.max_steps),
             *chart_words(module),
             f"training  {parts.trainer.max_steps} steps of {self.data.batch_size} states",
         ]
@@ -334,6 +346,14 @@ def chart_words(module: AgentLearner) -> list[str]:
         return []
     high, wide = module.critic.size
     return [f"chart     {wide} x {high} cells; places laid {module.critic.placed}"]
+
+
+def idle_words(module: AgentLearner, steps: int) -> list[str]:
+    """A line where the critic, which begins alone, takes the one step that is left; else none."""
+    late = module.fresh and (module.ways or module.recall)
+    if not late or steps < 0 or steps - round(module.correct * steps) != 1:
+        return []
+    return [f"policy    it learns nothing in {steps} steps: give a larger trainer.max_steps"]
 
 
 def ending_words(module: AgentLearner, bank: Bank) -> list[str]:

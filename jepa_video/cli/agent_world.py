@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,23 +21,26 @@ SHARED: Final = (
     "data.image", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.precision",
 )  # fmt: skip
-SAME: Final = ("seed", "data.root", "data.share", "data.val_share", "data.image")
+# What makes another world model of it, though a run that goes on may change it.
+MATTERS: Final = ("data.root", "trainer.max_steps", "trainer.max_epochs")
 WORLD: Final = "-world"  # what its run has behind the name of the agent's
 SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
-WITHOUT: Final = ("--checkpoint", "--resume", "--help-all", "--print_config")
+WITHOUT: Final = ("--resume", "--help-all", "--print_config")
 
 
 def with_world(words: Sequence[str]) -> tuple[list[str], int]:
     """The options of `agent fit`, with a world model where they name none.
 
-    Trains one by the settings of `--world` as the run NAME-world, in a process of its own. One of
-    that name that is finished is taken, and one that was stopped goes on.
+    Trains one by the settings of `--world` as the run NAME-world, in a process of its own; on the
+    encoder that `--checkpoint` names, where that is no world model. One of that name that is
+    finished is taken, and one that was stopped goes on.
 
     Returns:
         The options, and the exit code of that run: not 0 where it was stopped or has failed.
 
     Raises:
-        UserError: the settings of the world model are not there, or the name is taken.
+        UserError: the settings of the world model are not there, the name is taken, or
+            `--checkpoint` is neither a world model nor an encoder.
     """
     if {word.partition("=")[0] for word in words} & set(WITHOUT):
         return list(words), 0
@@ -45,13 +49,62 @@ def with_world(words: Sequence[str]) -> tuple[list[str], int]:
 
     parser = build_parser(words)
     config = parse(parser, words)
-    if config.checkpoint is not None or config.world is None:
+    if _of_a_world(config.checkpoint) or config.checkpoint is config.world is None:
         return list(words), 0
+    if config.world is None:
+        raise UserError(
+            f"{config.checkpoint} is no world model: expected a finished run of jepa-video world, "
+            "or beside an encoder --world FILE, settings to train a world model on it by"
+        )
     _refuse(parser, config)
     name = _name(config)
     world = Path(config.runs) / f"{name}{WORLD}"
     given = ["--config", str(_settings(config)), *_shared(config, parser)]
+    given += _eyes(config.checkpoint, given)
     return [*words, "--name", name, "--checkpoint", str(world)], _trained(world, given)
+
+
+def _of_a_world(checkpoint: str | None) -> bool:
+    """Whether a checkpoint is of a world model, finished or not, or is not there at all."""
+    from ..agent.world_files import FOLDER, WEIGHTS
+    from .options import verb_of
+
+    if checkpoint is None:
+        return False
+    path = Path(checkpoint).expanduser()
+    run = path.parent.parent if path.suffix == ".ckpt" else path
+    verb = verb_of(run / "config.yaml")
+    made = any((path / name).exists() for name in (FOLDER, WEIGHTS))
+    return made or verb in ("jepa-video world", "jepa-video agent fit") or not path.exists()
+
+
+def _eyes(checkpoint: str | None, given: Sequence[str]) -> list[str]:
+    """The options by which a world model starts from an encoder, beside those that are `given`.
+
+    The encoder is as it was trained; of one that the settings name the frames alone count.
+
+    Raises:
+        UserError: there is none, or it does not take so many frames.
+    """
+    from ..interop.weights import load_encoder
+    from .options import parse
+    from .world_job import named, parser_for
+
+    if checkpoint is None:
+        return []
+    words = ["--init", checkpoint]
+    try:
+        load_encoder(checkpoint)
+    except UserError as error:
+        raise UserError(
+            f"--checkpoint is no world model, nor an encoder to train one on: {error}"
+        ) from error
+    asked = parse(parser_for([*given, *words]), [*given, *words]).model.encoder.init_args
+    told = named(load_encoder(checkpoint, frames=asked.get("frames")))
+    words += ["--model.encoder", told["class_path"]]
+    for name, value in told["init_args"].items():
+        words += [f"--model.encoder.{name}", value if isinstance(value, str) else json.dumps(value)]
+    return words
 
 
 def _refuse(parser: Any, config: Any) -> None:
@@ -60,12 +113,13 @@ def _refuse(parser: Any, config: Any) -> None:
     Raises:
         UserError: which.
     """
-    from ..agent.refused import refuse_numbers
+    from ..agent.refused import refuse_numbers, refuse_steps
     from .training_job import instantiated
 
     learn = instantiated(parser, config).learn
     numbers = ("correct", "planned", "candidates", "members", "holds", "discount")
     refuse_numbers(*(getattr(learn, name) for name in numbers))
+    refuse_steps(config.trainer.max_steps, learn.correct)
 
 
 def _name(config: Any) -> str:
@@ -124,7 +178,8 @@ def _trained(world: Path, given: list[str]) -> int:
     elif main_process():
         cleared(run)
     if main_process():
-        print(f"first the world model, by {given[1]}: {world}", flush=True)
+        eyes = f", on {given[given.index('--init') + 1]}" if "--init" in given else ""
+        print(f"first the world model, by {given[1]}{eyes}: {world}", flush=True)
     code = _called(["world", *words])
     if code:
         if main_process():
@@ -135,23 +190,28 @@ def _trained(world: Path, given: list[str]) -> int:
 
 
 def _same(run: Any, given: list[str]) -> None:
-    """Say it where the world model that is there was trained on something else.
+    """Say it where the world model that is there was trained otherwise, or on something else.
 
     Raises:
         UserError: on which option it differs.
     """
-    from .options import parse
-    from .world_job import build_parser
+    from .options import flat, may_change, parse
+    from .world_job import build_parser, parser_for
 
     if not run.config.is_file():
         return
-    parser = build_parser()
-    there, asked = (parse(parser, words) for words in (["--config", str(run.config)], given))
-    for name in SAME:
-        if there[name] != asked[name]:
+    words = (["--config", str(run.config)], given)
+    parsers = (build_parser(), parser_for(given))  # a run's own settings name all that there is
+    there, asked = (
+        flat(parser, parse(parser, told)) for parser, told in zip(parsers, words, strict=True)
+    )
+    for name in sorted(there.keys() | asked.keys()):
+        kept = name in MATTERS or not may_change(name)
+        if kept and there.get(name) != asked.get(name):
+            option = name.replace(".init_args", "").removesuffix(".class_path")
             raise UserError(
-                f"{run.path} is a world model of --{name} {_word(there[name])}, not "
-                f"{_word(asked[name])}: choose another --name, or give --checkpoint {run.path}"
+                f"{run.path} is a world model of --{option} {_word(there.get(name))}, not "
+                f"{_word(asked.get(name))}: choose another --name, or give --checkpoint {run.path}"
             )
 
 

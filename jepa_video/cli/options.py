@@ -196,7 +196,7 @@ def parse_resumed(parser: ArgumentParser, words: Sequence[str], path: str) -> tu
     asked = parse(parser, ["--config", str(run.config), *words])
     before, after = flat(parser, saved), flat(parser, asked)
     for key in after.keys() | before.keys():
-        if before.get(key) != after.get(key) and not _free(key):
+        if before.get(key) != after.get(key) and not may_change(key):
             raise UserError(
                 f"--{key} cannot change in a resumed run ({before.get(key)} there, "
                 f"{after.get(key)} asked for); start a new run instead"
@@ -204,7 +204,7 @@ def parse_resumed(parser: ArgumentParser, words: Sequence[str], path: str) -> tu
     return run, asked
 
 
-def _free(key: str) -> bool:
+def may_change(key: str) -> bool:
     """Whether an option, or what stands below its name, may change in a resumed run."""
     return any(key == name or key.startswith(f"{name.rstrip('.')}.") for name in FREE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from jepa_video import load_encoder, load_world
 from jepa_video.agent.collect import collect
 from jepa_video.cli import main
 from jepa_video.interop.files import read_safetensors
+from jepa_video.models.encoder import VideoEncoder
 
 QUIET = ["--wandb", "off", "--trainer.accelerator", "cpu"]
 SETTINGS = """\
@@ -47,6 +50,135 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(root: Path, name: str, *more: str) -> list[str]:
     told = ["--config", str(root / "agent" / "agent.yaml"), "--data.root", str(root / "rooms")]
     return ["agent", "fit", *told, *QUIET, "--runs", str(root), "--name", name, *more]
+
+
+@pytest.fixture(scope="module")
+def eyes(root: Path) -> Path:
+    """A pretraining run on the videos of the episodes: clips of 4 frames."""
+    told = ["--model.encoder.depth", "1", "--model.encoder.width", "24", "--data.size", "64"]
+    told += ["--model.encoder.heads", "2", "--model.encoder.frames", "4", *QUIET]
+    told += ["--model.encoder.image", "64", "--data.batch_size", "4", "--trainer.max_steps", "2"]
+    told += ["--data.root", str(root / "rooms"), "--runs", str(root), "--name", "eyes"]
+    assert main(["pretrain", *told]) == 0
+    return root / "eyes"
+
+
+def settings_of(root: Path, name: str, *changes: tuple[str, str]) -> list[str]:
+    """The option that names settings of a world model with some changes."""
+    told = SETTINGS.replace("STEPS", "3")
+    for old, new in changes:
+        assert old in told
+        told = told.replace(old, new)
+    (root / f"{name}.yaml").write_text(told)
+    return ["--world", str(root / f"{name}.yaml")]
+
+
+def kept(before: VideoEncoder, after: VideoEncoder) -> list[bool]:
+    """Of which weights no bit has changed."""
+    weights = after.state_dict()
+    return [torch.equal(value, weights[name]) for name, value in before.state_dict().items()]
+
+
+def on_eyes(root: Path, eyes: Path, train: str) -> list[str]:
+    """The command of an agent on that encoder; its world model's settings name another one."""
+    changed = settings_of(root, train, ("model:", f"model:\n  train: {train}"))
+    return words(root, train, "--checkpoint", str(eyes), *changed)
+
+
+@pytest.fixture(scope="module")
+def frozen(root: Path, eyes: Path) -> Path:
+    assert main(on_eyes(root, eyes, "frozen")) == 0
+    return root / "frozen"
+
+
+def test_no_bit_of_a_frozen_pretraining_run_changes_in_the_agent(eyes: Path, frozen: Path):
+    before, after = load_encoder(eyes), load_world(frozen).encoder
+    assert after.config == before.config and all(kept(before, after))
+
+
+def test_a_pretraining_run_is_tuned_where_the_settings_say_full(root: Path, eyes: Path):
+    assert main(on_eyes(root, eyes, "full")) == 0
+    before, after = load_encoder(eyes), load_world(root / "full").encoder
+    assert after.config == before.config and not all(kept(before, after))
+
+
+def test_a_world_model_on_an_encoder_is_taken_when_it_is_finished_and_goes_on_when_not(
+    root: Path, eyes: Path, frozen: Path
+):
+    trained = root / "frozen-world" / "world" / "world.safetensors"
+    os.symlink(root / "frozen-world", root / "taken-again-world")
+    written = trained.stat().st_mtime_ns
+    told = on_eyes(root, eyes, "frozen")
+    assert main([*told, "--name", "taken-again"]) == 0 and trained.stat().st_mtime_ns == written
+    part = root / "halt-world"
+    shutil.copytree(root / "frozen-world", part)
+    (part / "summary.json").unlink()
+    shutil.rmtree(part / "world")
+    (part / "checkpoints" / "step-00000003.ckpt").unlink()
+    assert list((part / "checkpoints").iterdir())
+    assert main([*told, "--name", "halt"]) == 0
+    assert (part / "world" / "world.safetensors").read_bytes() == trained.read_bytes()
+
+
+def test_an_encoder_of_somebody_else_becomes_the_eyes_too_with_the_frames_of_the_file(root: Path):
+    transformers = pytest.importorskip("transformers", reason="needs jepa-video[hf]")
+    torch.manual_seed(0)
+    config = transformers.VJEPA2Config(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, crop_size=64,
+        frames_per_clip=8, pred_hidden_size=24, pred_num_attention_heads=2,
+        pred_num_hidden_layers=1,
+    )  # fmt: skip
+    transformers.VJEPA2Model(config).save_pretrained(root / "theirs")
+    changes = ("model:", "model:\n  train: frozen"), ("{channels: 4", "{frames: 2, channels: 4")
+    told = settings_of(root, "few", *changes)
+    assert main(words(root, "theirs-agent", "--checkpoint", str(root / "theirs"), *told)) == 0
+    before, after = (
+        load_encoder(root / "theirs", frames=2), load_world(root / "theirs-agent").encoder
+    )  # fmt: skip
+    assert after.frames == 2 and all(kept(before, after))
+
+
+def test_an_encoder_without_settings_of_a_world_model_is_told_what_is_missing(
+    root: Path, eyes: Path, capsys: pytest.CaptureFixture[str]
+):
+    bare = root / "bare.yaml"
+    bare.write_text(AGENT.replace("world: ../world.yaml\n", ""))
+    given = ["--config", str(bare), "--data.root", str(root / "rooms"), *QUIET, "--runs", str(root)]
+    for place, more, said in (
+        (eyes, [], f"{eyes} is no world model: expected a finished run of jepa-video world, or"),
+        (root / "rooms", [], "an encoder --world FILE, settings to train a world model on it by"),
+        (root / "rooms", settings_of(root, "plain"), "nor an encoder to train one on: "),
+    ):
+        told = ["agent", "fit", *given, "--checkpoint", str(place), "--name", "blind", *more]
+        assert main(told) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+        assert not (root / "blind").exists() and not (root / "blind-world").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("model:", "init: {root}/eyes\nmodel:", "--init None, not {root}/eyes"),
+        ("model:", "model:\n  train: frozen", "--model.train full, not frozen"),
+        ("model:", "model:\n  horizon: 2", "--model.horizon 6, not 2"),
+        ("width: 8", "width: 16", "--model.encoder.width 8, not 16"),
+        ("max_steps: 3", "max_steps: 4", "--trainer.max_steps 3, not 4"),
+        ("frames: 8", "frames: 9", "--data.frames 8, not 9"),
+    ],
+)
+def test_a_world_model_that_was_trained_otherwise_is_not_taken(
+    root: Path, eyes: Path, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
+):
+    changed = settings_of(root, "changed", (old, new.format(root=root)))
+    if not (root / "odd-world").exists():
+        os.symlink(root / "one-world", root / "odd-world")
+    capsys.readouterr()
+    assert main(words(root, "odd", *changed)) == 2
+    error = capsys.readouterr().err
+    told = f"odd-world is a world model of {said.format(root=root)}: choose another --name, or give"
+    assert told in error and error.count("\n") == 1, error
+    assert not (root / "odd").exists()
 
 
 def test_it_is_the_world_and_the_agent_of_two_commands(root: Path):
@@ -160,8 +292,9 @@ def test_sigterm_comes_to_the_world_model_and_the_same_command_goes_on_with_it(r
     assert child.wait(60) == 143
     steps = max(int(path.stem.removeprefix("step-")) for path in place.glob("step-*.ckpt"))
     assert not (root / "cut").exists()
-    config = root / "cut-world" / "config.yaml"
-    config.write_text(config.read_text().replace("max_steps: 100000", f"max_steps: {steps + 2}"))
+    for file in (root / "cut-world" / "config.yaml", root / "long.yaml"):
+        text = file.read_text().replace("max_steps: 100000", f"max_steps: {steps + 2}")
+        file.write_text(text)
     assert main(told) == 0
     assert json.loads((root / "cut-world" / "summary.json").read_text())["steps"] == steps + 2
     assert json.loads((root / "cut" / "summary.json").read_text())["status"] == "finished"
