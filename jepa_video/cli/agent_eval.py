@@ -49,6 +49,7 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --episodes N --seed N     how many held-out episodes, and which
   --least N                 far tasks alone: the scripted way to the goal takes N actions or more
   --batch N                 episodes that are played together; no figure depends on it
+  --workers N               processes that step them, for environments of other packages; likewise
   --tell effort,places,zone what else is measured of each episode: mean square of the actions, cells
                             of 4 pixels it was in, share of its time in the boxes of --zones, or of
                             --watched '[{low: [8, 30], high: [20, 45]}]', which cost nothing
@@ -128,6 +129,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
     parser.add_argument("--least", type=int, default=1, help="actions of the scripted way")
     parser.add_argument("--batch", type=int, default=50, help="episodes played together")
+    parser.add_argument("--workers", type=int, default=0, help="processes that step them")
     parser.add_argument("--tell", type=str | None, help="what else is measured")
     parser.add_argument("--watched", type=list[Zone] | None, help="boxes time is measured in")
     parser.add_argument("--via", type=int, default=0, help="sub-goals that are shown")
@@ -241,7 +243,8 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     config, screen = asked.config, console()
     heap.keep()
     lots = -(-config.episodes // config.batch)
-    env = make_batch(config.env, -(-config.episodes // lots), **asked.settings)
+    together = -(-config.episodes // lots)
+    env = make_batch(config.env, together, workers=config.workers, **asked.settings)
     contestants = _contestants(env, asked)
     if config.tasks is None:
         tasks = choose_tasks(env, config.episodes, config.seed, config.least)
@@ -255,6 +258,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one,
         asked.tell, asked.watched,
     )  # fmt: skip
+    env.close()
     told = {
         "env": config.env,
         "settings": asked.settings | {"budget": env.budget},
