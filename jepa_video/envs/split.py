@@ -4,7 +4,7 @@
 
 Symptom: environments of other packages step one after the other, on one core of many.
 Why threads fail: they share one interpreter, and OpenGL contexts belong to a thread.
-Fix: helper processes (see `data/watched.py`), each with a part of the batch; all get their jobs
+Fix: helper processes (see `watched.py`), each with a part of the batch; all get their jobs
 before an answer is awaited. An episode is a function of its seed and its actions wherever it
 stands in a batch, so that parts side by side are the whole, bit for bit.
 """
@@ -21,7 +21,6 @@ from typing import Any, Final
 import numpy as np
 from gymnasium import spaces
 
-from jepa_video.data.watched import Job, Watched
 from jepa_video.envs.base import (
     Array,
     BatchEnv,
@@ -33,6 +32,7 @@ from jepa_video.envs.base import (
 )
 from jepa_video.envs.worker import Groups, unpacked
 from jepa_video.errors import UserError
+from jepa_video.watched import Job, Watched
 
 PATIENCE = 300.0  # seconds that a worker may take for an answer; then it hangs
 _FAREWELL: Final = 5.0  # and to close what it runs

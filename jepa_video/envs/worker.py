@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jepa_video.data.watched import Job, serve
 from jepa_video.errors import UserError
+from jepa_video.watched import Job, serve
 
 if TYPE_CHECKING:
     from jepa_video.envs.base import Array, BatchEnv

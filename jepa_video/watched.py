@@ -1,5 +1,7 @@
 """Helper processes, each watched by a clock: work on files that may hang or kill a decoder.
 
+Environments are stepped by them too (`envs/split.py`), which may do the same.
+
 Symptom: one damaged file hangs or kills a decoder, and with it a run of days.
 Why a try-block fails: a hang raises nothing, and a crash takes the process.
 Fix: long-lived helpers that take a job a line and answer a line, after which bytes may follow; a
@@ -214,7 +216,7 @@ def _cores() -> int:
 
 
 def _start(code: str) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with _deaf():
