@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jepa_video"
 # A room knows the storeys below its own. On the ground floor nobody knows a neighbour either.
 STOREYS = (
-    {"errors", "randomness", "distributed", "heap"},
+    {"errors", "randomness", "distributed", "heap", "watched"},
     {"data", "models", "energies", "envs"},
     {"training"},
     {"evaluation", "agent", "interop", "bench"},

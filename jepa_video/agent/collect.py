@@ -48,6 +48,7 @@ def collect(
     batch: int | None = None,
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    workers: int = 0,
 ) -> Collected:
     """Play until the folder holds `episodes` of this policy and seed; what is there stays.
 
@@ -62,10 +63,12 @@ def collect(
         episodes: how many of this policy and seed there shall be.
         out: the folder.
         seed: of the episodes.
-        batch: how many are played at once; None takes 64, and 8 of other packages' environments.
+        batch: how many are played at once; None takes 64, and 8 of other packages' environments,
+            but one for each worker at least.
         settings: the environment's own.
         progress: called with the episodes of this policy and seed that are done and that are to be,
             and the frames that came in.
+        workers: processes that step the environments, see `make_batch`; no episode depends on it.
 
     Raises:
         UserError: what cannot be made, a folder of something else, or one that is in use; an
@@ -75,14 +78,14 @@ def collect(
         raise UserError("episodes and batch must be 1 or more")
     if seed < 0:
         raise UserError(f"seed must be 0 or more, not {seed}")
-    together = batch or _TOGETHER[env not in WORLDS]
+    together = batch or max(_TOGETHER[env not in WORLDS], workers)
     settings = json.loads(json.dumps(all_settings(env, settings or {})))  # as the folder tells them
     if isinstance(policy, str):
         asked = policy
         name, maker = _name(asked), lambda env: policy_of(asked, env)
     else:
         name, maker = policy
-    stage = _Stage(env, settings, maker)
+    stage = _Stage(env, settings, maker, workers)
     try:
         first = stage.ready(min(together, episodes))[0]
         tells, recording = first.tells_success, again(_recording)(first, out, settings)
@@ -108,15 +111,15 @@ def collect(
 class _Stage:
     """A batch of environments with its policy, another one where another number is needed."""
 
-    def __init__(self, env: str, settings: dict[str, Any], maker: Maker) -> None:
-        self.env, self.settings, self.maker = env, settings, maker
+    def __init__(self, env: str, settings: dict[str, Any], maker: Maker, workers: int) -> None:
+        self.env, self.settings, self.maker, self.workers = env, settings, maker, workers
         self.crashes = Crashes()
         self._now: tuple[BatchEnv, Policy] | None = None
 
     def ready(self, batch: int) -> tuple[BatchEnv, Policy]:
         if self._now is None or self._now[0].batch != batch:
             self.close()
-            make = partial(make_batch, self.env, batch, **self.settings)
+            make = partial(make_batch, self.env, batch, workers=self.workers, **self.settings)
             env = lasting(self.env, make, self.crashes)
             self._now = env, self.maker(env)
         return self._now

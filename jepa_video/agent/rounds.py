@@ -56,6 +56,7 @@ class Rounds:
             episodes.
         learning_rate: peak, in each round.
         tasks: that mode 1 is judged on before the first round and after each.
+        workers: processes that step the environments; with 0 or 1 it is that which learns.
     """
 
     count: int = 0
@@ -66,9 +67,10 @@ class Rounds:
     roll_in: float = 0.4
     learning_rate: float = 5e-4
     tasks: int = 64
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        within("rounds", 0, count=self.count)
+        within("rounds", 0, count=self.count, workers=self.workers)
         within("rounds", 1, episodes=self.episodes, steps=self.steps, tasks=self.tasks)
         within("rounds", 1, **({} if self.budget is None else {"budget": self.budget}))
         within("rounds", 0, 1, roll_in=self.roll_in, learning_rate=self.learning_rate)
@@ -159,8 +161,9 @@ class Field:
         base = seed_of(self.seed, EPISODE, _GATHER, number) % 2**31
         who = (f"round {number}", made)
         return collect(
-            self.env, who, self.rounds.episodes, out, base, None, self.settings, progress
-        )
+            self.env, who, self.rounds.episodes, out, base, None, self.settings, progress,
+            self.rounds.workers,
+        )  # fmt: skip
 
     def planned(self, one: Trajectory) -> tuple[int, int]:
         """From and to which of its frames an episode was planned, and is to be imitated."""
@@ -199,7 +202,7 @@ class Field:
 
     def _make(self, batch: int, *without: str) -> BatchEnv:
         settings = {name: value for name, value in self.settings.items() if name not in without}
-        return make_batch(self.env, batch, **settings)
+        return make_batch(self.env, batch, workers=self.rounds.workers, **settings)
 
 
 class Table:

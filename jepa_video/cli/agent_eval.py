@@ -50,6 +50,7 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
   --episodes N --seed N     how many held-out episodes, and which
   --least N                 far tasks alone: the scripted way to the goal takes N actions or more
   --batch N                 episodes that are played together; no figure depends on it
+  --workers N               processes that step them, for environments of other packages; likewise
   --tell effort,places,zone what else is measured of each episode: mean square of the actions, cells
                             of 4 pixels it was in, share of its time in the boxes of --zones, or of
                             --watched '[{low: [8, 30], high: [20, 45]}]', which cost nothing
@@ -129,6 +130,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--seed", type=int, default=0, help="of the list of episodes")
     parser.add_argument("--least", type=int, default=1, help="actions of the scripted way")
     parser.add_argument("--batch", type=int, default=50, help="episodes played together")
+    parser.add_argument("--workers", type=int, default=0, help="processes that step them")
     parser.add_argument("--tell", type=str | None, help="what else is measured")
     parser.add_argument("--watched", type=list[Zone] | None, help="boxes time is measured in")
     parser.add_argument("--via", type=int, default=0, help="sub-goals that are shown")
@@ -242,13 +244,13 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
 
     config, screen, crashes = asked.config, console(), Crashes()
 
-    def made(count: int) -> Any:
-        make = partial(make_batch, config.env, count, **asked.settings)
+    def made(count: int, workers: int = 0) -> Any:
+        make = partial(make_batch, config.env, count, workers=workers, **asked.settings)
         return lasting(config.env, make, crashes)
 
     heap.keep()
     lots = -(-config.episodes // config.batch)
-    env = made(-(-config.episodes // lots))
+    env = made(-(-config.episodes // lots), config.workers)
     contestants = _contestants(env, asked)
     if config.tasks is None:
         tasks = choose_tasks(env, config.episodes, config.seed, config.least)
@@ -262,6 +264,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one,
         asked.tell, asked.watched,
     )  # fmt: skip
+    env.close()
     told = {
         "env": config.env,
         "settings": asked.settings | {"budget": env.budget},

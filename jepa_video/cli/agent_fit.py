@@ -38,6 +38,7 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --rounds.count N          afterwards it goes out so many times, to learn from what it meets
   --rounds.episodes N, --rounds.steps N
                             episodes of each round, and optimiser steps after it
+  --rounds.workers N        processes that step its environments, for those of other packages
   --norm LENGTH             longest action; memory may hold few of the longest that can be taken
   --memory N                patches of the scene that it remembers; as its world model does if not
                             given, 0 for none

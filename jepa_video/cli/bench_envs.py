@@ -14,6 +14,8 @@ second of one processor core, many together and one alone.
   --batch N                 how many step together
   --rounds N                episodes, the first 100 steps of which are timed
   --seed N                  of episodes and actions
+  --workers N               also in a second of the clock on the wall, in one process and stepped by
+                            N; other work on the machine counts in these
   --at_least N              frames a second that each has to make in its batch
 
 Exit code 0 where each makes --at_least, 1 where one does not.
@@ -33,7 +35,7 @@ def run(words: list[str]) -> int:
     config, screen = parse(_parser(), words), console()
     names = list(dict.fromkeys(name for name in config.envs.split(",") if name))
     with Bar(screen, "stepping", "environments") as bar:
-        rows = frame_rates(names, config.batch, config.rounds, config.seed, bar)
+        rows = frame_rates(names, config.batch, config.rounds, config.seed, config.workers, bar)
     _show(screen, rows, config)
     slow = [row.id for row in rows if row.rate.value < config.at_least]
     told = f"below {config.at_least:,}: {', '.join(slow)}" if slow else "each makes as many"
@@ -52,6 +54,7 @@ def _parser() -> Any:
     parser.add_argument("--batch", type=int, default=64, help="how many step together")
     parser.add_argument("--rounds", type=int, default=5, help="episodes that are timed")
     parser.add_argument("--seed", type=int, default=0, help="of episodes and actions")
+    parser.add_argument("--workers", type=int, default=0, help="processes that step as well")
     parser.add_argument("--at_least", type=int, default=10_000, help="frames a second")
     return parser
 
@@ -62,9 +65,13 @@ def _show(screen: Any, rows: list[Any], config: Any) -> None:
     title = f"frames of 64 x 64 pixels in a second of a core, {config.rounds} rounds"
     table = Table(title=title, title_justify="left")
     table.add_column("environment")
-    for heading in (f"{config.batch} together", "one alone"):
+    headings = [f"{config.batch} together", "one alone"]
+    if config.workers > 1:
+        headings += ["on the wall", f"by {config.workers} workers"]
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
-        spans = [f"{x.value:,.0f} ({x.low:,.0f} to {x.high:,.0f})" for x in (row.rate, row.alone)]
+        told = [x for x in (row.rate, row.alone, row.here, row.split) if x is not None]
+        spans = [f"{x.value:,.0f} ({x.low:,.0f} to {x.high:,.0f})" for x in told]
         table.add_row(row.id, *spans)
     screen.print(table)

@@ -25,6 +25,8 @@ with a larger --episodes, or another --policy or --seed, it adds to the folder.
   --out DIR                 the folder
   --seed N                  of the episodes
   --batch N                 played at once; 64, and 8 of other packages' environments
+  --workers N               processes that step them at the same time, for environments of other
+                            packages; no episode depends on it
 
 Settings of the environment, as far as it has them:
 
@@ -69,6 +71,7 @@ def _parser(env: str | None) -> tuple[Any, list[str]]:
     parser.add_argument("--out", type=str | None, help="the folder")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes")
     parser.add_argument("--batch", type=int | None, help="how many are played at once")
+    parser.add_argument("--workers", type=int, default=0, help="processes that step them")
     return parser, add_settings(parser, env) if env else []
 
 
@@ -91,6 +94,7 @@ def _collect(config: Any, settings: dict[str, Any]) -> None:
             config.batch,
             settings,
             lambda done, total, frames: bar(done, total, {"frames": frames}),
+            config.workers,
         )
         rate = f", {bar.rates()}" if found.new else ""
     say(f"{out}: {found.episodes} episodes of {found.frames} frames, {found.new} new{rate}")

@@ -46,7 +46,7 @@ OWNED = {  # what a run decides for itself
 FREE = (
     "config", "resume", "name", "runs", "encoder", "checkpoint", "world", "wandb", "tensorboard",
     "checkpoint.", "checkpoints.", "watch.", "probe.", "data.root", "data.train", "data.val",
-    "data.workers", "data.cache_mb",
+    "data.workers", "data.cache_mb", "rounds.workers",
     "data.timeout", "data.check", "data.unreadable_limit", "data.missing", "trainer.max_steps",
     "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.profiler", "trainer.plugins",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from jepa_video.data.examine import Finding, from_json, to_json
 from jepa_video.data.once import cache_folder
-from jepa_video.data.watched import Watched, in_parallel
+from jepa_video.watched import Watched, in_parallel
 
 Progress = Callable[[int, int], None]
 

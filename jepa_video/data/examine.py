@@ -21,7 +21,7 @@ from jepa_video.data.decode import (
     read_clip,
     video_info,
 )
-from jepa_video.data.watched import serve
+from jepa_video.watched import serve
 
 _ONE_PASS: Final = 1024  # up to so many frames a doubtful file is decoded in order, without seeks
 _MP4_FIRST: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")

@@ -30,7 +30,7 @@ from jepa_video.data.media import (
     VideoInfo,
     video_info,
 )
-from jepa_video.data.watched import Job, Watched, serve
+from jepa_video.watched import Job, Watched, serve
 
 _CODE: Final = "from jepa_video.data.reader import main; main()"
 _lock = threading.Lock()  # one question at a time

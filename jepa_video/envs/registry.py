@@ -3,6 +3,7 @@
     env = make("TwoRooms")                        # one, a gymnasium.Env
     envs = make_batch("TwoRooms", 64, budget=90)  # 64 that step together
     make_batch("gym/Pendulum-v1", 4, repeat=2)    # needs the family's own package
+    make_batch("dmc/reacher-easy", 8, workers=4)  # two in each of four processes
 
 Importing this module imports no environment.
 """
@@ -49,12 +50,14 @@ def make(id: str, **settings: Any) -> gymnasium.Env[Any, Any]:
     return single  # type: ignore[no-any-return]
 
 
-def make_batch(id: str, batch: int = 1, **settings: Any) -> BatchEnv:
+def make_batch(id: str, batch: int = 1, *, workers: int = 0, **settings: Any) -> BatchEnv:
     """A batch of environments.
 
     Args:
         id: one of `WORLDS`, or FAMILY/NAME.
         batch: how many step together.
+        workers: processes that step parts of the batch at the same time, with equal results; with 0
+            or 1 they all step in this one. A process knows no id that the caller's script made up.
         settings: the environment's own, such as `budget`, `stack` and `repeat`; one that it does
             not know is an error.
 
@@ -63,6 +66,13 @@ def make_batch(id: str, batch: int = 1, **settings: Any) -> BatchEnv:
     """
     maker, fixed = maker_of(id)
     _known(id, maker, settings)
+    if workers < 0:
+        raise UserError(f"workers must be 0 or more, not {workers}")
+    if min(workers, batch) > 1:
+        split: BatchEnv = import_module("jepa_video.envs.split").split_batch(
+            id, batch, min(workers, batch), settings
+        )
+        return split
     made: BatchEnv = maker(batch=batch, **fixed, **settings)
     return made
 

@@ -93,22 +93,9 @@ class World(BatchEnv):
     ) -> tuple[Observation, Told]:
         """Begin episodes; see `BatchEnv`. `options["tasks"]`: rows `B K` in place of drawn ones."""
         fresh = reset_mask(options, self.batch, self.id)
-        which = np.flatnonzero(fresh)
         self._seeded(seed, fresh)
-        sources = [np.random.default_rng(self.seeds[i]) for i in which]
-        tasks = (options or {}).get("tasks")
-        if tasks is None:
-            self.task[which] = [self.draw(source) for source in sources]
-        else:
-            self.task[which] = self._tasks(tasks)[which]
-        if self.noise:
-            shape = self._chance.shape[1:]
-            for i in which:  # a stream of its own: the same whether the task was drawn or given
-                source = np.random.default_rng([self.seeds[i], 1])
-                self._chance[i] = source.standard_normal(shape)
-        self.time[which] = 0
-        self.begin(which)
-        self._goal[which] = self.paint(self.goal_state[which], which)
+        if fresh.any():
+            self._begin(np.flatnonzero(fresh), (options or {}).get("tasks"))
         return self._observe(fresh), self.told()
 
     def step(self, actions: Any) -> Step:
@@ -133,6 +120,21 @@ class World(BatchEnv):
             "distance": self.distance(),
             "success": self.success(),
         }
+
+    def _begin(self, which: Array, tasks: Any) -> None:
+        sources = [np.random.default_rng(self.seeds[i]) for i in which]
+        if tasks is None:
+            self.task[which] = [self.draw(source) for source in sources]
+        else:
+            self.task[which] = self._tasks(tasks)[which]
+        if self.noise:
+            shape = self._chance.shape[1:]
+            for i in which:  # a stream of its own: the same whether the task was drawn or given
+                source = np.random.default_rng([self.seeds[i], 1])
+                self._chance[i] = source.standard_normal(shape)
+        self.time[which] = 0
+        self.begin(which)
+        self._goal[which] = self.paint(self.goal_state[which], which)
 
     def _observe(self, fresh: Array | None = None) -> Observation:
         pixels = self.paint(self.state, np.arange(self.batch))

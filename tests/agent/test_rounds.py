@@ -34,6 +34,7 @@ from jepa_video.agent.world_files import load_world
 from jepa_video.cli import main
 from jepa_video.data.episodes import EpisodeSet
 from jepa_video.data.lerobot import episode_rows
+from jepa_video.envs import split
 from jepa_video.envs.policies import make_policy
 from jepa_video.envs.registry import make_batch
 from jepa_video.envs.two_rooms import TwoRooms
@@ -386,6 +387,21 @@ def test_a_judging_that_crashes_again_and_again_is_told_in_a_sentence(
     assert crashes.told == ["RuntimeError: the simulator lost its mind"] * 3
 
 
+def test_workers_gather_and_judge_the_same(root: Path, monkeypatch: pytest.MonkeyPatch):
+    copy, parts = root / "by-workers", []
+    shutil.copytree(root / "whole", copy)
+    (copy / "summary.json").unlink()
+    shutil.rmtree(copy / "rounds" / "2")
+    real = split.split_batch
+    monkeypatch.setattr(split, "split_batch", lambda *args: parts.append(args[2]) or real(*args))
+    told = ["agent", "fit", "--resume", str(copy), "--wandb", "off", "--rounds.workers", "2"]
+    assert main(told) == 0
+    assert parts == [2] * 3, "round 1 is judged, round 2 is gathered and judged"
+    assert (copy / "rounds.csv").read_text() == (root / "whole" / "rounds.csv").read_text()
+    one, other = (read_safetensors(r / "agent/agent.safetensors") for r in (root / "whole", copy))
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
 def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
     root: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -424,6 +440,7 @@ def test_rounds_need_an_environment_and_numbers_that_make_sense(
         ("{count: -1}", "rounds.count must be 0 or more, not -1"),
         ("{count: 1, episodes: 0}", "rounds.episodes must be 1 or more, not 0"),
         ("{count: 1, roll_in: 2}", "rounds.roll_in must be"),
+        ("{count: 1, workers: -2}", "rounds.workers must be 0 or more, not -2"),
     ):
         assert main([*words(root, "bad"), "--rounds", told]) == 2
         assert wanted in capsys.readouterr().err

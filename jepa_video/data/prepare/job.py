@@ -32,8 +32,8 @@ from jepa_video.data.prepare.index import (
 )
 from jepa_video.data.prepare.layouts import LAYOUTS, Entry, Places
 from jepa_video.data.prepare.moving_mnist import MnistSettings
-from jepa_video.data.watched import Job, Watched, in_parallel
 from jepa_video.errors import UserError
+from jepa_video.watched import Job, Watched, in_parallel
 
 MNIST: Final = "moving-mnist"
 DATASETS: Final = (*LAYOUTS, MNIST)

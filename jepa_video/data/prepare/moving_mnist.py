@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from jepa_video.data.encode import write_video
 from jepa_video.data.prepare.layouts import TRAIN, VAL, Entry
-from jepa_video.data.watched import Job, serve
 from jepa_video.errors import UserError
+from jepa_video.watched import Job, serve
 
 CODE: Final = "from jepa_video.data.prepare.moving_mnist import main; main()"
 DIGITS: Final = "digits"  # in the place of a file: those of scikit-learn

@@ -17,8 +17,8 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from jepa_video.data.media import DecodeError, av_words, upright, video_info, video_stream
-from jepa_video.data.watched import Job, Watched, in_parallel, serve
 from jepa_video.errors import UserError
+from jepa_video.watched import Job, Watched, in_parallel, serve
 
 GOP: Final = 25
 CODE: Final = "from jepa_video.data.prepare.reencode import main; main()"

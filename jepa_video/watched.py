@@ -1,5 +1,7 @@
 """Helper processes, each watched by a clock: work on files that may hang or kill a decoder.
 
+Environments are stepped by them too (`envs/split.py`), which may do the same.
+
 Symptom: one damaged file hangs or kills a decoder, and with it a run of days.
 Why a try-block fails: a hang raises nothing, and a crash takes the process.
 Fix: long-lived helpers that take a job a line and answer a line, after which bytes may follow; a
@@ -53,7 +55,7 @@ class Watched:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self.end()
 
     def ask(self, job: Job, timeout: float | None = None) -> Job | str:
         """The answer, or in words how the helper failed.
@@ -66,25 +68,45 @@ class Watched:
             Plain values, and under `bytes` what came after them, a `bytearray`.
         """
         timeout = timeout or self.timeout
-        try:
-            answer, in_time = self._exchange(job, timeout)
-        except BaseException:  # Ctrl-C: the rest of this answer must not be read as the next one
-            self._end()
-            raise
+        self.tell(job)
+        answer, in_time = self.hear(timeout)
         if answer is not None:
             return answer
-        self._end()
         if not in_time:
             return f"decoder hangs (no answer in {timeout:g} s)"
         return "decoder crashes on it"
 
-    def _exchange(self, job: Job, timeout: float) -> tuple[Job | None, bool]:
-        process = self._started()
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it died since: the empty answer says so
-            process.stdin.write(json.dumps(job).encode() + b"\n")
-            process.stdin.flush()
-        return _answer(process, timeout)
+    def tell(self, job: Job) -> None:
+        """Hand over a job and go on; `hear` is to wait for its answer."""
+        with self._no_half():
+            process = self._started()
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):  # it died since: the empty answer says so
+                process.stdin.write(json.dumps(job).encode() + b"\n")
+                process.stdin.flush()
+
+    def hear(self, timeout: float) -> tuple[Job | None, bool]:
+        """The answer to the job that was handed over.
+
+        Returns:
+            The answer, as that of `ask`, and True; or None, when the helper is ended, and whether
+            it had died in time: else it hangs.
+        """
+        with self._no_half():
+            assert self._process is not None
+            answer, in_time = _answer(self._process, timeout)
+        if answer is None:
+            self.end()
+        return answer, in_time
+
+    @contextlib.contextmanager
+    def _no_half(self) -> Iterator[None]:
+        """End the helper at Ctrl-C: the rest of this answer must not be read as the next one."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -93,12 +115,17 @@ class Watched:
                 line = _stdout(self._process).readline()
             if line.strip() != _READY:
                 raise RuntimeError(
-                    f"the process that works on video files does not start: {sys.executable} -c "
-                    f"{self.code!r}"
+                    f"a helper process does not start: {sys.executable} -c {self.code!r}"
                 )
         return self._process
 
-    def _end(self) -> None:
+    def kill(self) -> None:
+        """Let it end, whatever it does; `end` waits until it has."""
+        if self._process is not None:
+            self._process.kill()
+
+    def end(self) -> None:
+        """End it at once, whatever it does; a next job would start another."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -189,7 +216,7 @@ def _cores() -> int:
 
 
 def _start(code: str) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with _deaf():
@@ -245,8 +272,9 @@ def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
         process.kill()
 
     clock = threading.Timer(seconds, give_up)
-    clock.start()
+    clock.daemon = True  # Ctrl-C may come before anybody can cancel it: no exit waits for it
     try:
+        clock.start()
         yield late
     finally:
         clock.cancel()
