@@ -210,6 +210,7 @@ class AgentJob(TrainingJob):
     def _gathered(self, field: Field, run: Run, place: Run, number: int) -> None:
         """Let the agent go out, as rank 0, and put what it met into the bank."""
         told = place.path / GATHERED
+        self._steer()
         if main_process() and not told.exists():
             self._write(place.path)
             self._judge(field, run, place.path, number - 1)
@@ -282,12 +283,20 @@ class AgentJob(TrainingJob):
             "cost": self.mind.weights,
         } | ({"places": critic.placed} if isinstance(critic, Chart) else {})
 
+    def _steer(self) -> None:
+        """Tell a chart of all that is in the bank where actions lead.
+
+        What is learned next rests on it: each rank and each start of a run does it, also one that
+        finds the agent written.
+        """
+        module = self.module
+        if isinstance(module.critic, Chart):
+            batch = {k: part.to(module.device) for k, part in self.data.bank.spread().items()}
+            module.critic.steer(*(batch[name] for name in ("state", "action", "next")))
+
     def _write(self, path: Path) -> float:
         """Write the agent as it is with its world model; the doubt above which it plans."""
         module, bank = self.module, self.data.bank
-        if isinstance(module.critic, Chart):
-            batch = {name: part.to(module.device) for name, part in bank.spread().items()}
-            module.critic.steer(*(batch[name] for name in ("state", "action", "next")))
         doubt = module.doubt_of(bank, DOUBT)
         mind = replace(self.mind, doubt=doubt, worth=module.worth_where(bank, WORTH))
         save_agent(mind, module.trained(), path / FOLDER)
@@ -298,6 +307,7 @@ class AgentJob(TrainingJob):
     def conclude(self, run: Run, stages: Sequence[Parts], started: float) -> None:
         """Write the agent with its world model, and say how to play it."""
         parts, *rounds = stages
+        self._steer()
         doubt = self._write(run.path)
         told: dict[str, Any] = {}
         if self.field is not None:
