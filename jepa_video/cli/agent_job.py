@@ -170,16 +170,19 @@ class AgentJob(TrainingJob):
             raise UserError(f"norm must be above 0 and at most {known}, not {asked}")
         return known if asked is None else float(asked)
 
-    def stages(
-        self, run: Run, resume_from: Path | None, stops: StopRequests
-    ) -> Iterator[tuple[Parts, Path | None]]:
-        """On memory, and after each round on what came in."""
+    def refuse(self, run: Run) -> None:
+        """Its rounds would begin where they had, and all that it learned anew would be lost."""
         first, asked = run.path / ROUNDS / "1" / GATHERED, self.trainer_options["max_steps"]
         if first.exists() and (before := read_json(first).get("after", asked)) != asked:
             raise UserError(
                 f"{run.path} went out after {before} steps on memory: trainer.max_steps stays "
                 f"{before}, not {asked}; more steps are another run"
             )
+
+    def stages(
+        self, run: Run, resume_from: Path | None, stops: StopRequests
+    ) -> Iterator[tuple[Parts, Path | None]]:
+        """On memory, and after each round on what came in."""
         yield self._parts(run, stops, self.trainer_options), resume_from
         if self.field is None:
             return

@@ -78,6 +78,13 @@ class TrainingJob:
         """Make what is trained, list the videos, and refuse what does not fit."""
         raise NotImplementedError
 
+    def refuse(self, run: Run) -> None:
+        """Say it where the run that is there cannot go on so; before anything of it is changed.
+
+        Raises:
+            UserError: on what it depends.
+        """
+
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests
     ) -> Iterator[tuple[Parts, Path | None]]:
@@ -103,7 +110,9 @@ class TrainingJob:
 
         Raises:
             RunStopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+            UserError: the run that is there cannot go on so.
         """
+        self.refuse(run)
         if not main_process():
             for parts, newest in self.stages(run, resume_from, stops):
                 fit(parts, newest)

@@ -281,13 +281,19 @@ def test_a_run_that_was_killed_in_a_round_goes_on_the_same(root: Path, charted: 
     assert_the_same(whole, copy)
 
 
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
     root: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Its rounds would begin where they had, and all that it learned anew would be lost."""
+    before = contents(root / "whole")
     told = ["agent", "fit", "--resume", str(root / "whole"), "--trainer.max_steps", "8"]
     assert main(told) == 2
     assert "went out after 4 steps on memory: trainer.max_steps stays 4" in capsys.readouterr().err
+    assert contents(root / "whole") == before, "a finished run stays one"
 
 
 def test_a_memory_smaller_than_a_batch_is_learned_from(root: Path):
