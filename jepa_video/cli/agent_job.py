@@ -21,6 +21,7 @@ from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
 from ..agent.encoding import encoded
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
+from ..agent.origin import note_origin, refuse_origin
 from ..agent.rounds import Field, Rounds, Row, Table, round_words
 from ..agent.scene import completion, scene_words
 from ..agent.task import Zone
@@ -84,7 +85,7 @@ class AgentJob(TrainingJob):
         self.world = load_world(self.config.checkpoint)
         facts = self.world.facts
         memory = facts.memory if self.config.memory is None else self.config.memory
-        episodes = self.data.open(self.world.encoder.image, completion(memory))
+        episodes = self.episodes = self.data.open(self.world.encoder.image, completion(memory))
         self._of_one_kind(episodes.facts)
         # It plays where its memory is from: rounds go there, and the line on screen names that.
         self.place = episodes.facts if episodes.facts.env else facts
@@ -171,7 +172,11 @@ class AgentJob(TrainingJob):
         return known if asked is None else float(asked)
 
     def refuse(self, run: Run) -> None:
-        """Its rounds would begin where they had, and all that it learned anew would be lost."""
+        """A saved agent is of one world model and one memory.
+
+        Rounds would begin where they had, and all that it learned anew before would be lost.
+        """
+        refuse_origin(run.path, self.config.checkpoint, self.episodes)
         first, asked = run.path / ROUNDS / "1" / GATHERED, self.trainer_options["max_steps"]
         if first.exists() and (before := read_json(first).get("after", asked)) != asked:
             raise UserError(
@@ -183,6 +188,8 @@ class AgentJob(TrainingJob):
         self, run: Run, resume_from: Path | None, stops: StopRequests
     ) -> Iterator[tuple[Parts, Path | None]]:
         """On memory, and after each round on what came in."""
+        if main_process() and not checkpoints_of(run):
+            note_origin(run.path, self.config.checkpoint, self.episodes)
         yield self._parts(run, stops, self.trainer_options), resume_from
         if self.field is None:
             return

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import save_file
 
 from jepa_video import Agent
 from jepa_video.agent import collect as collecting
@@ -294,6 +295,39 @@ def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
     assert main(told) == 2
     assert "went out after 4 steps on memory: trainer.max_steps stays 4" in capsys.readouterr().err
     assert contents(root / "whole") == before, "a finished run stays one"
+
+
+def test_what_a_run_began_with_may_move_and_not_change(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A saved agent has a critic and dynamics of one world model, learned from one memory."""
+    run = tmp_path / "run"
+    shutil.copytree(root / "whole", run)
+    cut_short(run, "while learning")
+    for name in ("tiny", "rooms"):
+        shutil.copytree(root / name, tmp_path / f"moved-{name}")
+        shutil.copytree(root / name, tmp_path / f"other-{name}")
+    weights = read_safetensors(tmp_path / "other-tiny/world/world.safetensors")
+    weights = {name: value + 1 for name, value in weights.items()}
+    save_file(weights, tmp_path / "other-tiny/world/world.safetensors")
+    shutil.rmtree(tmp_path / "other-rooms")
+    collect("TwoRooms", "explore", 10, tmp_path / "other-rooms", 5, settings={"budget": 12})
+    before, told = contents(run), ["agent", "fit", "--resume", str(run), "--wandb", "off"]
+    for option, name, said in (
+        ("--checkpoint", "tiny", f"is not the world model that {run} began with"),
+        ("--data.root", "rooms", f"has not the episodes that {run} began with ("),
+    ):
+        assert main([*told, option, str(tmp_path / f"other-{name}")]) == 2
+        assert said in capsys.readouterr().err
+    assert contents(run) == before
+    moved = ["--checkpoint", str(tmp_path / "moved-tiny")]
+    assert main([*told, *moved, "--data.root", str(tmp_path / "moved-rooms")]) == 0
+    assert_the_same(root / "whole", run)
+    # A run of an earlier version does not tell what it began with.
+    (run / "origin.json").unlink()
+    (run / "summary.json").unlink()
+    assert main([*told, "--data.root", str(tmp_path / "other-rooms")]) == 0
+    assert not (run / "origin.json").exists()
 
 
 def test_a_memory_smaller_than_a_batch_is_learned_from(root: Path):
