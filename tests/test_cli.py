@@ -363,6 +363,43 @@ def test_a_finished_run_is_trained_further_only_when_told(videos: Path, tmp_path
     assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4"]
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_the_same(
+    finished: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the weights that it was to start from, in the folder that it has."""
+    words = ["--data.root", str(videos), "--runs", str(tmp_path), "--name", "whole", *SMALL]
+    words += ["--probe.most_videos", "0", "--trainer.max_steps", "2", "--init", str(finished)]
+    assert main(["pretrain", *words]) == 0
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    (part / "checkpoints").mkdir(parents=True)
+    shutil.copy(whole / "config.yaml", part)
+    rows = (whole / "metrics.csv").read_text().splitlines(keepends=True)
+    (part / "metrics.csv").write_text("".join(rows[:2]))
+    capsys.readouterr()
+    assert main(["pretrain", *words[:5], "part", *words[6:]]) == 2
+    assert f"begin it again with --resume {part}" in capsys.readouterr().err
+    assert main(["pretrain", "--resume", str(part)]) == 0
+    assert f"{part} has no checkpoint yet: it begins at step 0" in capsys.readouterr().out
+    assert (part / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    one, other = (
+        torch.load(run / "checkpoints" / "step-00000002.ckpt", weights_only=True)["state_dict"]
+        for run in (whole, part)
+    )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_results_without_a_checkpoint_are_not_trained_over(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "six"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    capsys.readouterr()
+    assert "has no checkpoint to resume from" in refused(["pretrain", "--resume", str(run)], capsys)
+    assert (run / "summary.json").read_bytes() == (finished / "summary.json").read_bytes()
+
+
 def test_the_encoder_alone_says_how_long_a_clip_is(videos: Path) -> None:
     from jepa_video.cli.job import Job
     from jepa_video.cli.options import build_parser, parse

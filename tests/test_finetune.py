@@ -95,17 +95,22 @@ def test_random_weights_have_the_same_budget_and_another_start(finished: Path) -
     assert not torch.equal(ours["encoder.embed.weight"], theirs["encoder.embed.weight"])
 
 
-@pytest.mark.parametrize("killed", ["first", "baseline"])
+@pytest.mark.parametrize("killed", ["early", "first", "baseline"])
 def test_a_resumed_run_equals_the_one_that_was_not_stopped(
     finished: Path, tmp_path: Path, killed: str
 ) -> None:
     run = tmp_path / "six"
     shutil.copytree(finished, run)
     (run / "summary.json").unlink()
-    if killed == "first":
+    if killed != "baseline":
         shutil.rmtree(run / "untrained")
-    part = run if killed == "first" else run / "untrained"
-    (part / "checkpoints" / "step-00000006.ckpt").unlink()
+    if killed == "early":
+        shutil.rmtree(run / "encoder")
+        shutil.rmtree(run / "checkpoints")
+        (run / "checkpoints").mkdir()
+    else:
+        part = run if killed == "first" else run / "untrained"
+        (part / "checkpoints" / "step-00000006.ckpt").unlink()
     assert main(["finetune", "--resume", str(run)]) == 0
     for folder in ("", "untrained"):
         one, other = weights(finished / folder, 6), weights(run / folder, 6)

@@ -280,7 +280,7 @@ WORLD_FILES = ("world/world.safetensors", "encoder/encoder.safetensors")
 AGENT_FILES = ("agent/agent.safetensors", "world/world.safetensors")
 
 
-@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("at", [0, 2, 4])
 def test_a_world_that_was_cut_off_in_either_stage_goes_on_the_same(
     world: Path, tmp_path: Path, at: int
 ) -> None:
@@ -289,7 +289,7 @@ def test_a_world_that_was_cut_off_in_either_stage_goes_on_the_same(
     same(world, part, WORLD_FILES)
 
 
-@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("at", [0, 2, 4])
 def test_an_agent_that_was_cut_off_goes_on_the_same(agent: Path, tmp_path: Path, at: int) -> None:
     part = cut_off(agent, at, tmp_path / "agent")
     assert main(["agent", "fit", "--resume", str(part)]) == 0

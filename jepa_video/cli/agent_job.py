@@ -22,6 +22,7 @@ from ..agent.crashes import Crashes
 from ..agent.encoding import encoded
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
+from ..agent.origin import note_origin, refuse_origin
 from ..agent.refused import refuse_steps
 from ..agent.rounds import Field, Rounds, Row, Table, round_words
 from ..agent.scene import completion, scene_words
@@ -90,7 +91,7 @@ class AgentJob(TrainingJob):
         self.world = load_world(self.config.checkpoint)
         facts = self.world.facts
         memory = facts.memory if self.config.memory is None else self.config.memory
-        episodes = self.data.open(self.world.encoder.image, completion(memory))
+        episodes = self.episodes = self.data.open(self.world.encoder.image, completion(memory))
         self._of_one_kind(episodes.facts)
         # It plays where its memory is from: rounds go there, and the line on screen names that.
         self.place = episodes.facts if episodes.facts.env else facts
@@ -183,16 +184,25 @@ class AgentJob(TrainingJob):
             raise UserError(f"norm must be above 0 and at most {known}, not {asked}")
         return known if asked is None else float(asked)
 
-    def stages(
-        self, run: Run, resume_from: Path | None, stops: StopRequests
-    ) -> Iterator[tuple[Parts, Path | None]]:
-        """On memory, and after each round on what came in."""
+    def refuse(self, run: Run) -> None:
+        """A saved agent is of one world model and one memory.
+
+        Rounds would begin where they had, and all that it learned anew before would be lost.
+        """
+        refuse_origin(run.path, self.config.checkpoint, self.episodes)
         first, asked = run.path / ROUNDS / "1" / GATHERED, self.trainer_options["max_steps"]
         if first.exists() and (before := read_json(first).get("after", asked)) != asked:
             raise UserError(
                 f"{run.path} went out after {before} steps on memory: trainer.max_steps stays "
                 f"{before}, not {asked}; more steps are another run"
             )
+
+    def stages(
+        self, run: Run, resume_from: Path | None, stops: StopRequests
+    ) -> Iterator[tuple[Parts, Path | None]]:
+        """On memory, and after each round on what came in."""
+        if main_process() and not checkpoints_of(run):
+            note_origin(run.path, self.config.checkpoint, self.episodes)
         yield self._parts(run, stops, self.trainer_options), resume_from
         if self.field is None:
             return
@@ -223,6 +233,7 @@ class AgentJob(TrainingJob):
     def _gathered(self, field: Field, run: Run, place: Run, number: int) -> None:
         """Let the agent go out, as rank 0, and put what it met into the bank."""
         told = place.path / GATHERED
+        self._steer()
         if main_process() and not told.exists():
             self._write(place.path)
             self._judge(field, run, place.path, number - 1)
@@ -297,12 +308,20 @@ class AgentJob(TrainingJob):
             "cost": self.mind.weights,
         } | ({"places": critic.placed} if isinstance(critic, Chart) else {})
 
+    def _steer(self) -> None:
+        """Tell a chart of all that is in the bank where actions lead.
+
+        What is learned next rests on it: each rank and each start of a run does it, also one that
+        finds the agent written.
+        """
+        module = self.module
+        if isinstance(module.critic, Chart):
+            batch = {k: part.to(module.device) for k, part in self.data.bank.spread().items()}
+            module.critic.steer(*(batch[name] for name in ("state", "action", "next")))
+
     def _write(self, path: Path) -> float:
         """Write the agent as it is with its world model; the doubt above which it plans."""
         module, bank = self.module, self.data.bank
-        if isinstance(module.critic, Chart):
-            batch = {name: part.to(module.device) for name, part in bank.spread().items()}
-            module.critic.steer(*(batch[name] for name in ("state", "action", "next")))
         doubt = module.doubt_of(bank, DOUBT)
         mind = replace(self.mind, doubt=doubt, worth=module.worth_where(bank, WORTH))
         save_agent(mind, module.trained(), path / FOLDER)
@@ -313,6 +332,7 @@ class AgentJob(TrainingJob):
     def conclude(self, run: Run, stages: Sequence[Parts], started: float) -> None:
         """Write the agent with its world model, and say how to play it."""
         parts, *rounds = stages
+        self._steer()
         doubt = self._write(run.path)
         told: dict[str, Any] = {}
         if self.field is not None:

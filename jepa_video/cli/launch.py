@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _train(parser: Any, job: Any, words: list[str], stops: Any, started: float) 
         job(parser, config).run(found, newest, stops, started)
         return
     made = job(parser, config)  # before the folder: settings that do not fit leave none behind
-    found = created(config) if main_process() else same_run(config)
+    found = created(config, made.settings) if main_process() else same_run(config)
     made.run(found, requeued(found), stops, started)
 
 
@@ -84,14 +85,14 @@ def job_name(asked: str | None) -> str | None:
     return f"slurm-{job}-{step}" if step else f"slurm-{job}"
 
 
-def created(config: Any) -> Any:
+def created(config: Any, settings: Callable[[str], str] | None = None) -> Any:
     """A new folder, or the one of the same SLURM job before it was put back into the queue."""
     from ..training.run import create_run, open_run
 
     name, path = job_name(config.name), Path(config.runs)
     again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     found = open_run(path / name) if again and name and (path / name).is_dir() else None
-    found = found or create_run(path, name)
+    found = found or create_run(path, name, settings)
     os.environ["JEPA_VIDEO_RUN"] = str(found.path)  # for the processes that Lightning starts
     return found
 
@@ -118,12 +119,22 @@ def requeued(run: Any) -> Path | None:
     return newest_checkpoint(run)
 
 
-def _resumed(parser: Any, words: list[str], path: str) -> tuple[Any, Any, Path]:
-    """The run in `path`, its options, and its newest checkpoint that loads."""
+def _resumed(parser: Any, words: list[str], path: str) -> tuple[Any, Any, Path | None]:
+    """The run in `path`, its options, and its newest checkpoint that loads.
+
+    One that was killed before it had a checkpoint begins as the first time, with None.
+    """
     from ..training.checkpoints import checkpoint_step, newest_checkpoint
+    from ..training.run import can_begin
     from .options import parse_resumed
+    from .training_job import main_process
 
     found, config = parse_resumed(parser, words, path)
+    if can_begin(found):
+        if main_process():
+            print(f"{path} has no checkpoint yet: it begins at step 0", flush=True)
+        config.resume = None
+        return found, config, None
     checkpoint = newest_checkpoint(found)
     step = checkpoint_step(checkpoint)
     if found.finished and config.trainer.max_steps <= step:

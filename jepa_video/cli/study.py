@@ -187,7 +187,7 @@ class PretrainRows:
             newest = newest_checkpoint(run) if checkpoints_of(run) else None
             if newest is None:
                 cleared(run)
-                create_run(run.path.parent, run.name)
+                run = create_run(run.path.parent, run.name)
             job.run(run, newest, self.stops, time.monotonic())
         return Trained(job.module, job.data, job.device)
 

@@ -78,6 +78,13 @@ class TrainingJob:
         """Make what is trained, list the videos, and refuse what does not fit."""
         raise NotImplementedError
 
+    def refuse(self, run: Run) -> None:
+        """Say it where the run that is there cannot go on so; before anything of it is changed.
+
+        Raises:
+            UserError: on what it depends.
+        """
+
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests
     ) -> Iterator[tuple[Parts, Path | None]]:
@@ -103,13 +110,15 @@ class TrainingJob:
 
         Raises:
             RunStopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+            UserError: the run that is there cannot go on so.
         """
+        self.refuse(run)
         if not main_process():
             for parts, newest in self.stages(run, resume_from, stops):
                 fit(parts, newest)
             return
         with only_writer(run):
-            self._write_config(run)
+            write_whole(run.config, self.settings(run.name))
             (run.path / "summary.json").unlink(missing_ok=True)  # a run that has one is finished
             done = []
             for parts, newest in self.stages(run, resume_from, stops):
@@ -152,14 +161,14 @@ class TrainingJob:
             "unreadable": len(self.data.unreadable),
         }
 
-    def _write_config(self, run: Run) -> None:
-        """Every setting, as it is run; what belongs to one call alone is left out."""
+    def settings(self, name: str) -> str:
+        """Every setting, as it is run under a name; what belongs to one call alone is left out."""
         from .options import head_of
 
         kept = self.config.clone()
         kept.config = kept.resume = None
-        kept.name = run.name
-        write_whole(run.config, head_of(self.parser.prog) + self.parser.dump(kept))
+        kept.name = name
+        return head_of(self.parser.prog) + str(self.parser.dump(kept))
 
     def _say_stopped(self, run: Run, parts: Parts, code: int) -> None:
         why = "Ctrl-C" if code == EXIT_INTERRUPT else "SIGTERM"

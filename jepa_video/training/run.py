@@ -23,8 +23,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -49,9 +49,15 @@ CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 @dataclass(frozen=True)
 class Run:
-    """The paths of one run folder."""
+    """The paths of one run folder.
+
+    Args:
+        path: of the folder.
+        fresh: whether this process has made it.
+    """
 
     path: Path
+    fresh: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -139,12 +145,15 @@ def refuse_name(name: str | None) -> None:
         raise UserError(f"--name {name!r} is not a plain name of letters, digits and . _ + -")
 
 
-def create_run(runs: Path, name: str | None = None) -> Run:
-    """A new, empty run folder under `runs`.
+def create_run(
+    runs: Path, name: str | None = None, settings: Callable[[str], str] | None = None
+) -> Run:
+    """A new run folder under `runs`, with its settings as far as they are told.
 
     Args:
         runs: the folder of all runs; made where it is missing.
         name: its name; without one the date, the time and a short word.
+        settings: gives what `config.yaml` says from the name.
 
     Raises:
         UserError: where the name is taken, is not a plain name, or the folder cannot be made.
@@ -153,15 +162,32 @@ def create_run(runs: Path, name: str | None = None) -> Run:
     with _plain_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            path = runs / (name or fresh_name())
-            try:
-                path.mkdir()  # the exclusive step: of two that race for a name, one gets it
-                break
-            except FileExistsError:
-                if name is not None:
-                    raise UserError(taken(Run(path))) from None
-        (path / "checkpoints").mkdir()
-    return Run(path)
+            run = Run(runs / (name or fresh_name()), fresh=True)
+            if _made(run, settings):
+                return run
+            if name is not None:
+                raise UserError(taken(run))
+
+
+def _made(run: Run, settings: Callable[[str], str] | None) -> bool:
+    """Make the folder as far as its name is free; it appears whole, whenever a kill comes."""
+    if os.path.lexists(run.path):  # also one without anything in it is somebody's
+        return False
+    draft = Run(run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.partial"))
+    try:
+        draft.checkpoints.mkdir(parents=True)
+        if settings is not None:
+            write_whole(draft.config, settings(run.name))
+        try:
+            # The exclusive step: who comes second to a name finds a folder that is not empty.
+            draft.path.rename(run.path)
+        except OSError:
+            if not os.path.lexists(run.path):
+                raise
+            return False
+    finally:
+        shutil.rmtree(draft.path, ignore_errors=True)
+    return True
 
 
 def taken(run: Run) -> str:
@@ -171,11 +197,23 @@ def taken(run: Run) -> str:
             f"the run {run.path} exists; choose another --name, or continue it with "
             f"--resume {run.path}"
         )
-    lacks = "checkpoint" if begun(run) else "step"
+    lacks = "checkpoint" if begun(run) or run.config.is_file() else "step"
+    again = f"begin it again with --resume {run.path}"
+    remove = "remove the folder if no process is at work on it"
     return (
-        f"the run {run.path} exists and has no {lacks} yet; choose another --name, or remove the "
-        "folder if no process is at work on it"
+        f"the run {run.path} exists and has no {lacks} yet; choose another --name, or "
+        f"{again if can_begin(run) else remove}"
     )
+
+
+def can_begin(run: Run) -> bool:
+    """Whether a run came to no checkpoint, so that it begins at step 0 and loses nothing.
+
+    Where there is what comes after a checkpoint, somebody has removed them.
+    """
+    after = ("summary.json", "encoder", "world", "agent", "rounds", "untrained")
+    there = run.config.is_file() and run.checkpoints.is_dir() and not checkpoints_of(run)
+    return there and not any((run.path / name).exists() for name in after)
 
 
 def cleared(run: Run) -> None:
@@ -232,7 +270,7 @@ def checkpoints_of(run: Run) -> list[Path]:
 
 @contextlib.contextmanager
 def only_writer(run: Run) -> Iterator[None]:
-    """Hold the run for this process; one that fails before its first step leaves no folder.
+    """Hold the run for this process; a fresh one that fails before a step leaves no folder.
 
     Raises:
         UserError: where another living process holds it.
@@ -243,7 +281,7 @@ def only_writer(run: Run) -> Iterator[None]:
             mine = True
             yield
     except BaseException:
-        if mine and not begun(run):
+        if mine and run.fresh and not begun(run):
             shutil.rmtree(run.path, ignore_errors=True)  # its name is free again
         raise
 

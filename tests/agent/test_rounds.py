@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import save_file
 
 from jepa_video import Agent
 from jepa_video.agent import collect as collecting
@@ -311,29 +312,60 @@ def places(run: Path) -> list[Path]:
     return [run / "rounds" / "1", run / "rounds" / "2", run]
 
 
-def test_a_run_that_was_killed_in_a_round_goes_on_the_same(root: Path):
-    whole = root / "whole"
-    for cut in ("while gathering", "while learning"):
-        copy = root / cut.replace(" ", "-")
-        shutil.copytree(whole, copy)
-        (copy / "summary.json").unlink()
-        shutil.rmtree(copy / "agent")
-        last = copy / "rounds" / "2"
-        if cut == "while gathering":  # the first of two batches is there, the agent is written
-            shutil.rmtree(last / "checkpoints")
-            (last / "gathered.json").unlink()
-            (last / "metrics.csv").unlink()
-            shutil.rmtree(last / "episodes")
-        else:
-            for step in (3, 4):
-                (last / "checkpoints" / f"step-{step:08d}.ckpt").unlink()
-        assert main(["agent", "fit", "--resume", str(copy), "--wandb", "off"]) == 0
-        assert (copy / "rounds.csv").read_text() == (whole / "rounds.csv").read_text()
-        for name in ("agent/agent.safetensors", "world/world.safetensors"):
-            one, other = (read_safetensors(run / name) for run in (whole, copy))
-            assert all(torch.equal(one[key], other[key]) for key in other), (cut, name)
-        log = "rounds/2/metrics.csv"
-        assert (copy / log).read_text() == (whole / log).read_text()
+CUTS = ("while gathering", "before learning", "while learning")
+
+
+@pytest.fixture(scope="module")
+def charted(root: Path) -> Path:
+    """Another run, whose critic is a chart with a level 2."""
+    told = ["--learn.judge", "chart", "--learn.stride", "2"]
+    assert main([*words(root, "charted"), *told]) == 0
+    return root / "charted"
+
+
+def cut_short(run: Path, cut: str) -> None:
+    """Leave of a finished run what a kill in its second round leaves."""
+    (run / "summary.json").unlink()
+    for part in ("agent", "world"):
+        shutil.rmtree(run / part)
+    last = run / "rounds" / "2"
+    if cut == "while learning":
+        for step in (3, 4):
+            (last / "checkpoints" / f"step-{step:08d}.ckpt").unlink()
+        return
+    shutil.rmtree(last / "checkpoints")
+    (last / "metrics.csv").unlink()
+    if cut == "while gathering":  # the agent is written
+        (last / "gathered.json").unlink()
+        shutil.rmtree(last / "episodes")
+
+
+def assert_the_same(whole: Path, other: Path) -> None:
+    """Agent, world model, tables, and all that the last step of a round was taken with."""
+    last = "rounds/2/checkpoints/step-00000004.ckpt"
+    one, two = (torch.load(run / last, weights_only=True)["state_dict"] for run in (whole, other))
+    assert not [key for key in one | two if not torch.equal(one[key], two[key])]
+    for name in ("agent/agent.safetensors", "world/world.safetensors"):
+        one, two = (read_safetensors(run / name) for run in (whole, other))
+        differ = [key for key in one | two if not torch.equal(one[key], two[key])]
+        assert not differ, (name, differ)
+    for name in ("rounds.csv", "metrics.csv", "rounds/2/metrics.csv", "agent/config.json"):
+        assert (other / name).read_text() == (whole / name).read_text(), name
+
+
+@pytest.mark.parametrize("judge", ["ways", "chart"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_run_that_was_killed_in_a_round_goes_on_the_same(root: Path, charted: Path, cut, judge):
+    whole = charted if judge == "chart" else root / "whole"
+    copy = root / f"{judge}-{cut.replace(' ', '-')}"
+    shutil.copytree(whole, copy)
+    cut_short(copy, cut)
+    assert main(["agent", "fit", "--resume", str(copy), "--wandb", "off"]) == 0
+    assert_the_same(whole, copy)
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_crashes_change_no_figure_of_a_round_and_a_kill_does_not_lose_them(
@@ -406,9 +438,44 @@ def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
     root: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Its rounds would begin where they had, and all that it learned anew would be lost."""
+    before = contents(root / "whole")
     told = ["agent", "fit", "--resume", str(root / "whole"), "--trainer.max_steps", "8"]
     assert main(told) == 2
     assert "went out after 4 steps on memory: trainer.max_steps stays 4" in capsys.readouterr().err
+    assert contents(root / "whole") == before, "a finished run stays one"
+
+
+def test_what_a_run_began_with_may_move_and_not_change(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A saved agent has a critic and dynamics of one world model, learned from one memory."""
+    run = tmp_path / "run"
+    shutil.copytree(root / "whole", run)
+    cut_short(run, "while learning")
+    for name in ("tiny", "rooms"):
+        shutil.copytree(root / name, tmp_path / f"moved-{name}")
+        shutil.copytree(root / name, tmp_path / f"other-{name}")
+    weights = read_safetensors(tmp_path / "other-tiny/world/world.safetensors")
+    weights = {name: value + 1 for name, value in weights.items()}
+    save_file(weights, tmp_path / "other-tiny/world/world.safetensors")
+    shutil.rmtree(tmp_path / "other-rooms")
+    collect("TwoRooms", "explore", 10, tmp_path / "other-rooms", 5, settings={"budget": 12})
+    before, told = contents(run), ["agent", "fit", "--resume", str(run), "--wandb", "off"]
+    for option, name, said in (
+        ("--checkpoint", "tiny", f"is not the world model that {run} began with"),
+        ("--data.root", "rooms", f"has not the episodes that {run} began with ("),
+    ):
+        assert main([*told, option, str(tmp_path / f"other-{name}")]) == 2
+        assert said in capsys.readouterr().err
+    assert contents(run) == before
+    moved = ["--checkpoint", str(tmp_path / "moved-tiny")]
+    assert main([*told, *moved, "--data.root", str(tmp_path / "moved-rooms")]) == 0
+    assert_the_same(root / "whole", run)
+    # A run of an earlier version does not tell what it began with.
+    (run / "origin.json").unlink()
+    (run / "summary.json").unlink()
+    assert main([*told, "--data.root", str(tmp_path / "other-rooms")]) == 0
+    assert not (run / "origin.json").exists()
 
 
 def test_a_memory_smaller_than_a_batch_is_learned_from(root: Path):

@@ -10,7 +10,15 @@ import pytest
 from jepa_video.errors import UserError
 from jepa_video.training.checkpoints import newest_checkpoint
 from jepa_video.training.logs import CsvLog, CsvTable, read_metrics, wandb_logger, wandb_mode
-from jepa_video.training.run import Run, create_run, held, only_writer, open_run, write_whole
+from jepa_video.training.run import (
+    Run,
+    can_begin,
+    create_run,
+    held,
+    only_writer,
+    open_run,
+    write_whole,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -261,3 +269,32 @@ def test_a_folder_that_a_killed_start_has_left_is_not_said_to_resume(tmp_path: P
     create_run(tmp_path, "one")
     with pytest.raises(UserError, match="has no step yet; .* remove the folder"):
         create_run(tmp_path, "one")
+
+
+def test_a_folder_appears_whole_so_that_a_kill_leaves_the_name_free(tmp_path: Path) -> None:
+    if (child := os.fork()) == 0:
+        create_run(tmp_path, "one", lambda name: os._exit(9))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    run = create_run(tmp_path, "one", lambda name: f"name: {name}\n")
+    assert run.config.read_text() == "name: one\n" and run.checkpoints.is_dir()
+    with pytest.raises(UserError, match="no checkpoint yet; .* begin it again with --resume"):
+        create_run(tmp_path, "one")
+
+
+def test_a_run_begins_again_where_no_checkpoint_can_have_been(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "one", lambda name: "")
+    run.metrics.write_text("step,loss\n3,1\n")
+    (run.checkpoints / ".step-00000005.ckpt.partial").write_text("half")
+    assert can_begin(run)
+    (run.checkpoints / "step-00000005.ckpt").write_text("whole")
+    assert not can_begin(run)
+    (run.checkpoints / "step-00000005.ckpt").unlink()
+    (run.path / "summary.json").write_text("{}")
+    assert not can_begin(run), "its checkpoints were removed, and its result is there"
+
+
+def test_a_run_that_begins_again_and_fails_before_its_first_step_stays(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "one", lambda name: "seed: 0\n")
+    with pytest.raises(KeyboardInterrupt), only_writer(open_run(run.path)):
+        raise KeyboardInterrupt
+    assert can_begin(run)
