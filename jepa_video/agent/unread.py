@@ -40,5 +40,7 @@ def unread(agent: Agent) -> set[str]:
 
 def unread_by_all(agents: Sequence[Agent], names: Sequence[str]) -> list[str]:
     """Those of some settings that none of some agents looks at."""
-    left = [unread(agent) for agent in agents]
-    return [name for name in names if left and all(name in each for each in left)]
+    if not agents or not names:
+        return []
+    left = set.intersection(*(unread(agent) for agent in agents))
+    return [name for name in names if name in left]
