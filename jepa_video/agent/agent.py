@@ -366,7 +366,8 @@ class Agent:
         z = self.actor.drawn(situation, draws, futures or MEAN)  # those that plans are judged over
         if z is not None:
             z = z[:, :1] if futures else z.mean(1, keepdim=True)
-        return explained(setting, situation, whole, z, self.cost, self.perception.scene)
+        end = None if self.itinerary is None else self.itinerary.goals[:, -1]
+        return explained(setting, situation, whole, z, self.cost, self.perception.scene, end)
 
     # -- files -------------------------------------------------------------------------------------
 

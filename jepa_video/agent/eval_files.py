@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_video.agent.crashes import Crashes
+from jepa_video.agent.eval_film import write_film
 from jepa_video.agent.eval_page import write_page
 from jepa_video.agent.eval_pictures import (
     Make,
@@ -24,7 +25,6 @@ from jepa_video.agent.eval_pictures import (
     draw_sheet,
     plans,
     replayed,
-    write_film,
 )
 from jepa_video.agent.evaluate import Evaluation
 from jepa_video.agent.figures import episodes_table
@@ -68,6 +68,7 @@ def write_evaluation(
     summary["drawn"] = "ways" if shown.places else "times"
     summary["film"] = {"row": filmed.name, "pictures": write_film(shown, paths["film"])}
     summary["crashes"] = len(crashes.told)
+    summary["film"]["explained"] = any(any(trial.terms) for trial in shown.trials)
     write_whole(paths["figures"], json.dumps(summary, indent=2) + "\n")
     write_page(paths["page"], summary, paths["sheet"], paths["film"])
     return summary, paths

@@ -111,6 +111,12 @@ def _pictures(told: Told, sheet: Path, film: Path) -> list[str]:
         f'aria-label="The same episodes of {escape(told["film"]["row"])} in time"></video>'
     )
     told_film = f"The same episodes of {told['film']['row']} in time."
+    if told["film"]["explained"]:
+        told_film += (
+            " Below each what its present decision was made of: mode, and what each term adds to "
+            "the cost of the plan (pink), or of the reaction if it were held (grey); all bars have "
+            "one measure. A sub-goal on the way, where there is one, is blue."
+        )
     return [paragraph(caption), image, paragraph(told_film), moving]
 
 

@@ -87,6 +87,7 @@ def evaluate(
     alone: BatchEnv | None = None,
     tell: Sequence[str] = (),
     zones: Sequence[Zone] = (),
+    met: Callable[[Sequence[Policy]], None] | None = None,
 ) -> Evaluation:
     """Play all contestants, and a straight line where there is one, on the same tasks.
 
@@ -99,9 +100,12 @@ def evaluate(
         alone: one environment, to time decisions in it too.
         tell: what else is measured of each episode, see `behaviour.py`.
         zones: boxes in which time is measured.
+        met: called with who plays, before anybody does.
     """
     rows, line = [], None
     players = [one.make(env) for one in contestants]  # whom nobody can load is told at once
+    if met is not None:
+        met(players)
     for one, player in zip(contestants, players, strict=True):
         with bars(one.name) as bar:
             played = play_trials(env, player, tasks, to_the_end, bar)

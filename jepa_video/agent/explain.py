@@ -27,6 +27,7 @@ class Explanation:
         imagined: the present state and the imagined ones, read as the environment's, `B H+1 S`;
             None where the episodes told no states.
         doubt: disagreement of the critic, `B`.
+        on_way: whether that is a sub-goal on the way and not the goal, bool `B`; None likewise.
         remembered: patches of the scene that memory holds, `B`; None without a memory, as are:
         scene: the picture with what it recalled, uint8 `B H W 3`.
         recalled: which pixels of it are not seen and were recalled, bool `B H W`.
@@ -37,6 +38,7 @@ class Explanation:
     terms: dict[str, Array]
     imagined: Array | None
     doubt: Array
+    on_way: Array | None = None
     remembered: Array | None = None
     scene: Array | None = None
     recalled: Array | None = None
@@ -50,6 +52,7 @@ def explained(
     z: Tensor | None,
     cost: WorldCost,
     scene: SceneMemory | None = None,
+    end: Tensor | None = None,
 ) -> Explanation:
     """A decision, told by what it was made of.
 
@@ -60,20 +63,23 @@ def explained(
         z: a draw of the latent, `B 1 L Z`; None where the world has none.
         cost: that was minimised.
         scene: what perception remembers.
+        end: the goal itself, `B P D`; None where there is none.
     """
     future = cost.imagined(situation, actions[:, None], z)  # B 1 H P D
     parts = cost.parts(situation, future, actions[:, None], setting.task)
     told = {name: part[:, 0].cpu().numpy() for name, part in parts.items()}
-    imagined, aimed = None, None
+    imagined, aimed, on_way = None, None, None
     if cost.world.facts.state_size:
         path = torch.cat((situation.known[:, -1:], future[:, 0]), 1)
         imagined = cost.world.read(path, "state").cpu().numpy()
         if setting.task.goal is not None:
             aimed = cost.world.read(setting.task.goal, "state").cpu().numpy()
+            if end is not None:
+                on_way = (setting.task.goal != end).flatten(1).any(1).cpu().numpy()
         elif setting.task.goal_state is not None:
             aimed = setting.task.goal_state.cpu().numpy()
     modes = ["mode2" if plans else "mode1" for plans in setting.plans.tolist()]
-    known = Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy())
+    known = Explanation(modes, aimed, told, imagined, setting.doubt.cpu().numpy(), on_way)
     if scene is None or scene.store is None:
         return known
     known.remembered = scene.store.count.numpy()

@@ -36,11 +36,16 @@ class Account(Protocol):
     """What a policy says of its last decisions; of it an evaluation reads this much.
 
     `mode` names the mode of each of B decisions. `imagined` is the plan as states of the
-    environment, `B H+1 S` from the present one on, or None.
+    environment, `B H+1 S` from the present one on, or None. `sub_goal` `B S` is the state that
+    is aimed at, and `on_way` `B` whether that is a place on the way and not the goal; None
+    likewise. `terms` are the parts of the cost of each decision, `B` each, by name.
     """
 
     mode: Sequence[str]
     imagined: Array | None
+    sub_goal: Array | None
+    on_way: Array | None
+    terms: Mapping[str, Array]
 
 
 @runtime_checkable
@@ -108,6 +113,8 @@ class Trial:
         modes: of each decision; empty where the policy does not explain itself.
         imagined: the plan behind each decision, each `H+1 S`; empty likewise.
         told: what else was measured of it, see `behaviour.py`.
+        sub_goals: what each decision aimed at on the way to the goal, `S`, or None; empty likewise.
+        terms: of the cost of each decision, by name; empty likewise.
     """
 
     seed: int
@@ -122,6 +129,8 @@ class Trial:
     modes: list[str]
     imagined: list[Array]
     told: Mapping[str, float] = field(default_factory=dict)
+    sub_goals: list[Array | None] = field(default_factory=list)
+    terms: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -305,13 +314,20 @@ class _Log:
         self.success: list[list[bool]] = [[] for _ in range(count)]
         self.modes: list[list[str]] = [[] for _ in range(count)]
         self.imagined: list[list[Array]] = [[] for _ in range(count)]
+        self.sub_goals: list[list[Array | None]] = [[] for _ in range(count)]
+        self.terms: list[list[dict[str, float]]] = [[] for _ in range(count)]
         self.total = np.zeros(count)
 
     def explained(self, told: Account | None, alive: Array) -> None:
         if told is None:
             return
+        aimed = told.sub_goal
         for i in map(int, np.flatnonzero(alive)):
             self.modes[i].append(told.mode[i])
+            on_way = aimed is not None and told.on_way is not None and told.on_way[i]
+            here = None if aimed is None or not on_way else np.asarray(aimed[i], np.float32)
+            self.sub_goals[i].append(here)
+            self.terms[i].append({name: float(part[i]) for name, part in told.terms.items()})
             if told.imagined is not None:
                 self.imagined[i].append(np.asarray(told.imagined[i], np.float32))
 
@@ -336,6 +352,8 @@ class _Log:
             goal=None if self.goals is None else self.goals[i].copy(),
             modes=self.modes[i],
             imagined=self.imagined[i],
+            sub_goals=self.sub_goals[i],
+            terms=self.terms[i],
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -262,7 +262,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     one, out = made(1), _folder(config.out, config.name)
     found = evaluate(
         env, contestants, tasks, to_the_end, lambda name: Bar(screen, name, "episodes"), one,
-        asked.tell, asked.watched,
+        asked.tell, asked.watched, lambda players: _say_unread(screen, players, asked.own),
     )  # fmt: skip
     env.close()
     told = {
@@ -329,6 +329,16 @@ def _loader(path: str, mode: str, asked: _Asked) -> Any:
         return Agent.load(Path(path), env, mode, named_device(asked.config.device), **asked.own)
 
     return load
+
+
+def _say_unread(screen: Any, players: Sequence[Any], own: Mapping[str, Any]) -> None:
+    """Which settings of --search do nothing here, if some do."""
+    from ..agent.agent import Agent
+    from ..agent.unread import unread_by_all
+
+    agents = [player for player in players if isinstance(player, Agent)]
+    if left := unread_by_all(agents, list(own.get("search", ()))):
+        screen.print(f"--search: none of these policies looks at {', '.join(left)}", markup=False)
 
 
 def _folder(out: str | None, name: str | None) -> Path:

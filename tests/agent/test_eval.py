@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_video.agent.eval_pictures import GOAL, LINE, ZONE, choose_shown
+from jepa_video.agent.drawn import GAP, GOAL, LINE, ZONE
+from jepa_video.agent.eval_film import ROW
+from jepa_video.agent.eval_pictures import choose_shown
 from jepa_video.agent.evaluate import Contestant, evaluate
 from jepa_video.agent.figures import Row, differences, row_figures, share
 from jepa_video.agent.trials import (
@@ -366,6 +368,26 @@ def test_a_film_of_who_plans_nothing_shows_no_plan(tmp_path, agents):
     assert main(["agent", "eval", *words]) == 0
     assert json.loads((tmp_path / "summary.json").read_text())["film"]["row"] == "mode1"
     assert pink(tmp_path / "episodes.mp4") == 0
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_the_film_and_its_page_tell_of_terms_where_there_are_some(tmp_path, agents, explained):
+    class Telling(FakeAgent):
+        def explain(self):
+            told, count = super().explain(), self.env.batch
+            terms = {"goal": np.full(count, 2.0), "zone": np.arange(count) * 1.0}
+            return replace(told, terms=terms)
+
+    if explained:
+        sys.modules["jepa_video.agent.agent"].Agent = Telling
+    words = ["--env", "TwoRooms", "--policy", "mode2", "--checkpoint", "a", "--episodes", "3"]
+    words += ["--budget", "9", "--beside", "none", "--out", str(tmp_path)]
+    assert main(["agent", "eval", *words]) == 0
+    with av.open(str(tmp_path / "episodes.mp4")) as film:
+        first = next(film.decode(video=0)).to_ndarray(format="rgb24")
+    assert first.shape[0] == 256 + LINE + GAP + (2 * ROW if explained else 0)
+    page = (tmp_path / "report.html").read_text()
+    assert ("each term adds to the cost of the plan" in page) == explained
 
 
 def test_the_command_writes_all_files(tmp_path, agents, capsys):

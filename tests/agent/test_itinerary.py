@@ -41,6 +41,7 @@ def test_an_agent_that_is_shown_a_list_does_as_one_that_is_shown_its_first_pictu
     np.testing.assert_array_equal(with_it, alone.act(shows))
     assert np.abs(with_it - last.act({**shows, "goal": other})).max() > 1e-3
     np.testing.assert_array_equal(listed.explain().sub_goal, alone.explain().sub_goal)
+    assert listed.explain().on_way.all() and not alone.explain().on_way.any()
 
 
 def test_the_pictures_are_those_of_the_scripted_way_whatever_the_batch():

@@ -264,6 +264,8 @@ def test_an_agent_with_two_levels_is_alone_as_in_a_batch_and_files_hold_it(tmp_p
     two, seen = Agent(model, mind, trained, "mode2"), pictures(3)
     together = played(two, seen, SEEDS)
     assert two.ahead.calls > 0
+    last = two.ahead.arrives & torch.tensor([len(way) == 1 for way in two.ahead.ways])
+    assert two.explain().on_way.tolist() == (~last).tolist()
     one = played(two, [{n: v[1:2] for n, v in step.items()} for step in seen], SEEDS[1:2])
     assert abs(one[:, 0] - together[:, 1]).max() < 1e-4
     flat = replace(mind, search=replace(mind.search, levels=1))

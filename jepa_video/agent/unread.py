@@ -1,0 +1,46 @@
+"""Settings of a search that an agent does not look at: who gives them waits for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Final
+
+from .actor import Search
+from .agent import Agent
+from .configurator import Fixed
+
+REACTS: Final = {"tried", "stopped", "forget", "levels", "far"}  # all that mode 1 minds
+OTHERS: Final = {  # what is of other planners
+    "cem": {"temperature", "starts", "steps", "step_size"},
+    "mppi": {"decay", "starts", "steps", "step_size"},
+    "gradient": {"samples", "iterations", "elites", "decay", "temperature", "colour"},
+    "polish": {"temperature"},
+}
+
+
+def unread(agent: Agent) -> set[str]:
+    """The names of settings that change nothing of what an agent does."""
+    search, reacts = agent.mind.search, agent.mode == "mode1"
+    left = set(OTHERS[search.planner])
+    if agent.world.facts.discrete:
+        left |= {"colour", "std"}
+    if not agent.world.latent.dim:
+        left |= {"futures", "risk"}
+    elif search.futures < 2:  # one future is the expected one and the worst
+        left.add("risk")
+    if search.levels < 2:
+        left.add("far")
+    if not search.tried:
+        left |= {"stopped"} if search.lessons and not reacts else {"stopped", "forget"}
+    if isinstance(agent.configurator, Fixed) and search.share < 1:  # 1 asks for nothing
+        left.add("share")
+    return left | {one.name for one in fields(Search)} - REACTS if reacts else left
+
+
+def unread_by_all(agents: Sequence[Agent], names: Sequence[str]) -> list[str]:
+    """Those of some settings that none of some agents looks at."""
+    if not agents or not names:
+        return []
+    left = set.intersection(*(unread(agent) for agent in agents))
+    return [name for name in names if name in left]

@@ -1,0 +1,65 @@
+"""Settings of a search that are said to change nothing change nothing; all others are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from jepa_video.agent.actor import Search
+from jepa_video.agent.unread import unread, unread_by_all
+from jepa_video.cli import main
+from tests.agent.test_agent import SEARCH, SEEDS, agent, pictures, played
+from tests.agent.tiny_agent import save_tiny_agent
+
+OTHER = dict(
+    horizon=4, samples=20, iterations=3, elites=5, decay=0.5, temperature=0.1, starts=2, steps=3,
+    step_size=0.3, colour=2.0, std=0.9, every=2, futures=3, risk="worst", stopped=1.0, forget=1,
+    share=0.2, far=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["mode1", "mode2"])
+def test_what_is_not_looked_at_changes_no_action(mode):
+    seen = pictures(3, steps=3)
+    one = agent(mode)
+    before, left = played(one, seen, SEEDS), unread(one)
+    assert left & OTHER.keys() >= {"temperature", "starts", "futures", "risk", "far", "stopped"}
+    changes = {name: value for name, value in OTHER.items() if name in unread_of(mode)}
+    other = agent(mode, search=replace(SEARCH, **changes))
+    np.testing.assert_array_equal(played(other, seen, SEEDS), before)
+
+
+def unread_of(mode):
+    """Of an agent that is asked for a share as well."""
+    return unread(agent(mode, search=replace(SEARCH, share=0.2)))
+
+
+@pytest.mark.parametrize("name", ["horizon", "samples", "iterations", "elites", "std", "every"])
+def test_what_a_plan_is_made_with_changes_what_mode_2_does_and_is_not_named(name):
+    seen = pictures(3, steps=3)
+    one, other = agent("mode2"), agent("mode2", search=replace(SEARCH, **{name: OTHER[name]}))
+    assert np.abs(played(one, seen, SEEDS) - played(other, seen, SEEDS)).max() > 1e-4
+    assert name not in unread(one) and name in unread(agent("mode1"))
+
+
+@pytest.mark.parametrize(
+    ("policies", "told"), [("mode1", "horizon, temperature"), ("mode1,mode2", "temperature")]
+)
+def test_the_command_says_what_nobody_looks_at(tmp_path, capsys, policies, told):
+    save_tiny_agent(tmp_path / "run")
+    words = ["--env", "TwoRooms", "--policy", policies, "--checkpoint", str(tmp_path / "run")]
+    words += ["--episodes", "1", "--budget", "2", "--beside", "none"]
+    words += ["--out", str(tmp_path / "out")]
+    search = ["--search", "{horizon: 4, temperature: 0.1, tried: 8}"]
+    assert main(["agent", "eval", *words, *search]) == 0
+    assert f"--search: none of these policies looks at {told}\n" in capsys.readouterr().out
+
+
+def test_what_one_agent_looks_at_is_not_named():
+    react, plan = agent("mode1"), agent("mode2")
+    assert unread_by_all([react], ["horizon", "tried", "risk"]) == ["horizon", "risk"]
+    assert unread_by_all([react, plan], ["horizon", "tried", "risk"]) == ["risk"]
+    assert unread_by_all([], ["horizon"]) == []
+    assert {"levels", "tried", "share"} <= {one.name for one in fields(Search)} - unread(plan)
