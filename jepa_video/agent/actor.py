@@ -53,8 +53,8 @@ class Search:
         colour: exponent of the noise's spectrum along time; 0 is white.
         std: of the first draws, in the reach of the limits.
         every: decisions for which one plan serves.
-        futures: draws of z that a plan is judged over, where the world has a latent; 0 takes the
-            mean of the prior's draws for one.
+        futures: draws of z that a plan is judged over, where the world has a latent: 1 plans for
+            one that is sampled, 0 takes the mean of the prior's draws for one.
         risk: `expected` cost over the draws of z, or of the `worst`.
         lessons: moments of the episode, with what the world model got wrong in them, that plans
             take into account; 0 for none.
