@@ -330,7 +330,7 @@ class Actor:
         task: Task,
         previous: Plan | None,
         z: Tensor | None,
-        horizon: int,
+        horizon: int | None = None,
     ) -> Plan:
         """The last plan, and where the policy would go in imagination."""
         guess = Plan.proposal(self._guesses(situation, task, z, horizon))
@@ -343,7 +343,9 @@ class Actor:
         elites = torch.cat((again, *others), 1)
         return Plan(actions, previous.cost, torch.cat((actions[:, None], elites), 1))
 
-    def _guesses(self, situation: Situation, task: Task, z: Tensor | None, horizon: int) -> Tensor:
+    def _guesses(
+        self, situation: Situation, task: Task, z: Tensor | None, horizon: int | None = None
+    ) -> Tensor:
         """Where the policy would go, `B K H A`: straight on, and by way of `via` places."""
         on = self.imagined_policy(situation, task, z, horizon=horizon)[:, None]
         if not self.search.via:

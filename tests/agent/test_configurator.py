@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from jepa_video.agent.actor import Search
+from jepa_video.agent.agent import Agent
 from jepa_video.agent.configurator import (
     LITTLE,
     Arriving,
@@ -25,7 +27,7 @@ from jepa_video.agent.reach import Reach
 from jepa_video.agent.task import Situation, Task
 from jepa_video.errors import UserError
 from tests.agent.test_agent import KINDS, SEARCH, SEEDS, agent, of, pictures, played
-from tests.agent.tiny_agent import world
+from tests.agent.tiny_agent import save_tiny_agent, world
 
 
 class Wants:
@@ -200,3 +202,20 @@ def test_settings_that_do_not_go_together_are_refused_in_a_sentence():
             Search(**settings)
     with pytest.raises(UserError, match="search.arrive needs an agent with a critic of ways"):
         agent("mode2", search=replace(SEARCH, arrive=True))
+
+
+def test_an_agent_that_was_saved_before_there_were_these_settings_plans_as_it_did(tmp_path):
+    save_tiny_agent(tmp_path)
+    path = tmp_path / "agent" / "config.json"
+    entries = json.loads(path.read_text())
+    for name in ("wrong", "few", "arrive"):
+        del entries["search"][name]
+    path.write_text(json.dumps(entries))
+    one = Agent.load(tmp_path)
+    assert (one.mind.search.wrong, one.mind.search.few, one.mind.search.arrive) == (0, 0, False)
+    played(one, pictures(2, steps=1), [1, 2])
+    told = one.explain()
+    search = one.mind.search
+    assert told.wrong is None and told.horizon.tolist() == [search.horizon] * 2
+    planned = [search.samples if mode == "mode2" else 0 for mode in told.mode]
+    assert told.samples.tolist() == planned
