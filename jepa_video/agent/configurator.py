@@ -313,10 +313,14 @@ class Arriving:
     def configure(self, state: Tensor, task: Task, memory: Situation | None = None) -> Setting:
         """See `Configurator`."""
         setting = self.inner.configure(state, task, memory)
-        assert setting.task.goal is not None
-        left = self.ways.steps(state, setting.task.goal).mean(0).clamp_min(1)
-        longest = left.log2().ceil().exp2().clamp(self.least, self.most)
-        return replace(setting, horizon=longest.long())
+        plans, goal = setting.plans, setting.task.goal
+        assert goal is not None
+        horizon = torch.full_like(plans, self.most, dtype=torch.long)
+        if plans.any():  # of the others nobody asks what a look at the way costs
+            left = self.ways.steps(state[plans], goal[plans]).mean(0).clamp_min(1)
+            longest = left.log2().ceil().exp2().clamp(self.least, self.most)
+            horizon[plans] = longest.long()
+        return replace(setting, horizon=horizon)
 
 
 class Thrifty:
