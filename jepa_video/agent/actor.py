@@ -64,6 +64,12 @@ class Search:
         forget: decisions after which such a moment, or what was wrong in it, is forgotten, for
             scenes that change; 0 for never.
         share: of the decisions of an episode that `auto` and `learned` may plan, at most.
+        wrong: how far off the lessons say that the world model is where mode 1 would go, in units
+            of the reach, above which `auto` plans too; 0: nobody looks.
+        few: samples where little speaks for a plan of `auto` or `learned`, see `LITTLE` of
+            `configurator.py`; 0 for as many as elsewhere.
+        arrive: whether plans are no longer than the way that is left, as a critic of ways tells,
+            rounded up to a power of 2.
         levels: 2 sets sub-goals by a plan of level 2, where the agent has one.
         far: what such a plan costs at most, in steps of level 2, see `level2.py`.
         critic: whether the critic says what is left when a plan ends; without it the cost of the
@@ -94,6 +100,9 @@ class Search:
     stopped: float = PRICE
     forget: int = 0
     share: float = 1.0
+    wrong: float = 0.0
+    few: int = 0
+    arrive: bool = False
     levels: int = 1
     far: int = 600
     critic: bool = True
@@ -120,13 +129,29 @@ class Search:
         within("search", 0, 1, share=self.share)
         within("search", 0, futures=self.futures, via=self.via)
         within("search", 0, lessons=self.lessons, tried=self.tried, forget=self.forget)
-        within("search", 0, 1000, stopped=self.stopped)
+        within("search", 0, 1000, stopped=self.stopped, wrong=self.wrong)
+        self._refuse_settings()
+
+    def _refuse_settings(self) -> None:
+        """Say it where what a configurator is to set does not go with the rest."""
+        if self.wrong and not self.lessons:
+            raise UserError("search.wrong is told by lessons: search.lessons must be above 0")
+        if self.few and self.planner == "gradient":
+            raise UserError("search.few is of planners that draw; gradient has starts and steps")
+        if self.few and not self.elites <= self.few <= self.samples:
+            raise UserError(
+                f"search.few must be from search.elites {self.elites} to search.samples "
+                f"{self.samples}, or 0, not {self.few}"
+            )
+        if self.arrive and self.deadline:
+            raise UserError("search.arrive shortens plans, and search.deadline is at their end")
 
     def budget(self) -> dict[str, int]:
         """What says how long a planner looks, by name."""
         names = ["horizon", "every"]
         names += [] if self.planner == "gradient" else ["samples", "iterations", "elites"]
         names += ["starts", "steps"] if self.planner in ("gradient", "polish") else []
+        names += [name for name in ("few", "arrive") if getattr(self, name)]
         return {name: getattr(self, name) for name in names}
 
     def but(self, given: Mapping[str, Any]) -> Search:
@@ -221,7 +246,8 @@ class Actor:
             raise UserError("search.via goes by the critic's chart: leave search.critic true")
         if search.via and not (isinstance(cost.critic, Chart) and policy):
             raise UserError("search.via needs an agent that was fitted with learn.judge chart")
-        self.planner = planner_of(search, facts.action_size, facts.discrete, norm)
+        self.norm, self.planner = norm, planner_of(search, facts.action_size, facts.discrete, norm)
+        self._sized = {(search.horizon, search.samples): self.planner}
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.others = ways_out(facts.action_size, facts.discrete, norm)
 
@@ -255,16 +281,36 @@ class Actor:
         task: Task,
         previous: Plan | None,
         generators: Sequence[torch.Generator],
+        horizon: int | None = None,
+        samples: int | None = None,
     ) -> Plan:
-        """Mode 2: a plan for each environment, begun with the last one and the policy's guesses."""
-        cost: Cost = self.cost
+        """Mode 2: a plan for each environment, begun with the last one and the policy's guesses.
+
+        One of another `horizon` than that of the search is cut, or repeats its last action, when it
+        begins and when it is given.
+        """
+        cost, search = cast(Cost, self.cost), self.search
+        horizon, samples = horizon or search.horizon, samples or search.samples
+        previous = previous and previous.lasting(horizon)
         z = self.drawn(situation, generators, self.search.futures or MEAN)
         if z is not None:
             judged = z if self.search.futures else z.mean(1, keepdim=True)
             cost = OverFutures(self.cost, judged, self.search.risk)
         if self.policy is not None and (task.goal is not None or not self.policy.goal):
-            previous = self._proposed(situation, task, previous, z)
-        return self.planner.plan(cost, situation, task, previous, generators)
+            previous = self._proposed(situation, task, previous, z, horizon)
+        planner = self._planner(horizon, samples)
+        plan = planner.plan(cost, situation, task, previous, generators)
+        return plan.lasting(search.horizon)
+
+    def _planner(self, horizon: int, samples: int) -> Planner:
+        """That of the search, or one of another horizon and of other samples."""
+        size = horizon, samples
+        if size not in self._sized:
+            facts = self.cost.world.facts
+            search = replace(self.search, horizon=horizon, samples=samples, few=0)
+            made = planner_of(search, facts.action_size, facts.discrete, self.norm)
+            self._sized[size] = made
+        return self._sized[size]
 
     @torch.no_grad()
     def drawn(
@@ -279,10 +325,15 @@ class Actor:
 
     @torch.no_grad()
     def _proposed(
-        self, situation: Situation, task: Task, previous: Plan | None, z: Tensor | None
+        self,
+        situation: Situation,
+        task: Task,
+        previous: Plan | None,
+        z: Tensor | None,
+        horizon: int | None = None,
     ) -> Plan:
         """The last plan, and where the policy would go in imagination."""
-        guess = Plan.proposal(self._guesses(situation, task, z))
+        guess = Plan.proposal(self._guesses(situation, task, z, horizon))
         if previous is None:
             return guess
         lost = previous.actions.isnan().flatten(1).any(1)
@@ -292,20 +343,27 @@ class Actor:
         elites = torch.cat((again, *others), 1)
         return Plan(actions, previous.cost, torch.cat((actions[:, None], elites), 1))
 
-    def _guesses(self, situation: Situation, task: Task, z: Tensor | None) -> Tensor:
+    def _guesses(
+        self, situation: Situation, task: Task, z: Tensor | None, horizon: int | None = None
+    ) -> Tensor:
         """Where the policy would go, `B K H A`: straight on, and by way of `via` places."""
-        on = self.imagined_policy(situation, task, z)[:, None]
+        on = self.imagined_policy(situation, task, z, horizon=horizon)[:, None]
         if not self.search.via:
             return on
         places = places_over(cast(Chart, self.cost.critic), situation.known[:, -1], self.search.via)
         rows = torch.arange(len(on), device=on.device).repeat_interleave(places.shape[1])
         future = None if z is None else z[rows]
-        many = situation.rows(rows), task.rows(rows)
-        by = self.imagined_policy(*many, future, places.flatten(0, 1))
+        many, aims = (situation.rows(rows), task.rows(rows)), places.flatten(0, 1)
+        by = self.imagined_policy(*many, future, aims, horizon)
         return torch.cat((on, by.view(len(on), -1, *by.shape[1:])), 1)
 
     def imagined_policy(
-        self, situation: Situation, task: Task, z: Tensor | None = None, by: Tensor | None = None
+        self,
+        situation: Situation,
+        task: Task,
+        z: Tensor | None = None,
+        by: Tensor | None = None,
+        horizon: int | None = None,
     ) -> Tensor:
         """The actions `B H A` that the policy takes in the world that it imagines.
 
@@ -314,13 +372,14 @@ class Actor:
             task: what is asked for.
             z: draws of the latent, `B Z' L Z`, the first of which is imagined.
             by: places `B P D` that it goes to first; None for straight on.
+            horizon: H; that of the search if not given.
         """
         world, (known, past, lessons, tried) = self.cost.world, situation
         first, goal = None if z is None else z[:, 0], task.goal
         there = torch.zeros(len(known), 1, 1, dtype=torch.bool, device=known.device)
         kept = Kept()  # what is imagined stands still, as the scene does
         done: list[Tensor] = []
-        for _ in range(self.search.horizon):
+        for _ in range(horizon or self.search.horizon):
             if by is not None and goal is not None:
                 there |= passed(cast(Chart, self.cost.critic), known[:, -1], by)[:, None, None]
                 task = replace(task, goal=torch.where(there, goal, by))

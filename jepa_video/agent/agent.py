@@ -27,7 +27,7 @@ from ..randomness import EPISODE, generator
 from ..training.passages import Passage
 from ..training.world_model import WorldModel
 from .actor import MEAN, Actor, Search
-from .configurator import Configurator, Doubtful, Fixed, Learned, Setting, Thrifty, doubts
+from .configurator import Setting, Thrifty, configurator_of
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
 from .explain import Explanation, explained
 from .goals import needs_goal, refuse_untold, told_goal
@@ -103,7 +103,7 @@ class Agent:
         self.actor = Actor(self.cost, mind.search, mind.norm, self.policy)
         self.perception = Perception(self.world, self.device, mind.memory)
         self.ahead = self._ahead()
-        self.configurator = self._configurator(mode)
+        self.configurator = configurator_of(mode, mind, trained, self.critic, self._react)
         self.costed = 0  # sequences, of the last plan that there was
         self._begin(0, [])
 
@@ -116,28 +116,6 @@ class Agent:
         if trained is None or trained.level2 is None:
             raise UserError("search.levels 2 needs an agent that was fitted with learn.stride")
         return Ahead(trained.level2, search.far)
-
-    def _configurator(self, mode: str) -> Configurator:
-        if mode != "mode2" and self.policy is None:
-            if mode == "mode1":
-                raise UserError("this checkpoint has no policy: mode1 needs a run of agent fit")
-            return Fixed("mode2")
-        if mode == "learned" and self.trained is not None:
-            if self.trained.worth is None or self.mind.worth is None:
-                raise UserError("this agent has not learned what plans are worth: fit it anew")
-            return self._within(Learned(self.trained.worth, self.mind.worth))
-        # One network has nobody to disagree with: without a doubt to go by, auto always plans.
-        if mode == "auto" and self.critic is not None and doubts(self.critic):
-            return self._within(
-                Doubtful(self.critic, self.mind.doubt, patient=self.mind.search.tried > 0)
-            )
-        fixed = Fixed("mode1" if mode == "mode1" else "mode2")
-        return fixed if mode == fixed.mode else self._within(fixed)
-
-    def _within(self, configurator: Configurator) -> Configurator:
-        """One that plans no more than is allowed."""
-        share = self.mind.search.share
-        return Thrifty(configurator, share) if share < 1 else configurator
 
     # -- a policy ----------------------------------------------------------------------------------
 
@@ -162,6 +140,7 @@ class Agent:
         self.moments: Moments | None = None
         self.notebook: Notebook | None = None
         self.kept = Kept()
+        self.reaction: tuple[Task, Tensor] | None = None  # of this decision
         self._last: tuple[Setting, Situation, Tensor] | None = None
 
     def act(self, observation: Observation) -> Array:
@@ -185,9 +164,10 @@ class Agent:
         self._learn(state)
         self._remember(state)
         task = Task(self._aim(state), self.mind.weights, self.mind.zones, self.goal_state)
-        setting = self.configurator.configure(state, task)
-        setting = replace(setting, plans=setting.plans & ~self.over)
-        situation = self._situation(task.goal)
+        situation, self.reaction = self._situation(task.goal), None
+        setting = self.configurator.configure(state, task, situation)
+        search, plans = self.mind.search, setting.plans & ~self.over
+        setting = replace(setting, plans=plans).completed(search.horizon, search.samples)
         whole = self._decide(setting, situation)
         self._last = (setting, situation, whole)
         actions = whole[:, 0]
@@ -302,7 +282,7 @@ class Agent:
             planned = self._planned(setting, situation)
             whole = torch.where(plans[:, None, None], planned, whole)
         if not plans.all() and self.policy is not None:
-            react = self.actor.react(state, setting.task, situation.tried, self.kept)
+            react = self._react(setting.task, situation)
             whole = torch.where(plans[:, None, None], whole, react[:, None])
         # A plan that was not followed is of another present.
         self.age = torch.where(plans.cpu(), self.age, 0)
@@ -310,17 +290,23 @@ class Agent:
             self.plan_now = self.plan_now.forgotten(~plans)
         return whole
 
+    def _react(self, task: Task, situation: Situation) -> Tensor:
+        """What mode 1 does, `B A`: looked for once in a decision, whoever asks."""
+        if self.reaction is None or self.reaction[0] is not task:
+            state, tried = situation.known[:, -1], situation.tried
+            self.reaction = task, self.actor.react(state, task, tried, self.kept)
+        return self.reaction[1]
+
     def _planned(self, setting: Setting, situation: Situation) -> Tensor:
         """The plans `B H A`: each anew after `every` decisions, else what is left of it."""
-        before = self.plan_now.shifted(1) if self.plan_now is not None else None
+        begun = before = self.plan_now.shifted(1) if self.plan_now is not None else None
         plans, every = setting.plans.cpu(), self.mind.search.every
         due = plans & ((self.age == 0) | (self.age >= every))
-        if due.any():
-            which = torch.nonzero(due)[:, 0].to(self.device)
-            begun, draws = before and before.rows(which), self._draws(which, self.time)
-            plan = self.actor.plan(situation.rows(which), setting.task.rows(which), begun, draws)
+        for horizon, samples, which in setting.alike(due.to(self.device)):
+            told = situation.rows(which), setting.task.rows(which), begun and begun.rows(which)
+            plan = self.actor.plan(*told, self._draws(which, self.time), horizon, samples)
             self.calls += len(which)
-            self.costed = plan.evaluations
+            self.costed = plan.evaluations  # of the largest, where there are several
             before = merged(plan, which, before, len(plans))
         self.age = torch.where(due, 0, self.age) + 1
         assert before is not None  # an environment without a plan is due
@@ -351,6 +337,7 @@ class Agent:
             return told
         told |= {"planner": type(self.actor.planner).__name__}
         told |= search.budget()
+        told |= {"wrong": search.wrong} if search.wrong and self.mode == "auto" else {}
         if self.world.latent.dim:
             told |= {"futures": search.futures, "risk": search.risk}
         return told | {"sequences": self.costed}

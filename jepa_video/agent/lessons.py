@@ -57,6 +57,14 @@ class Lessons(NamedTuple):
         added: Tensor = share @ self.values
         return added.flatten(0, 1)
 
+    def off(self, state: Tensor, action: Tensor) -> Tensor:
+        """How far off what the world model tells is there, in units of `reach`, `N` of 0 or more.
+
+        By what was learned of it in this episode, rows as in `of`: 0 far from all of that.
+        """
+        told: Tensor = self.of(state, action).norm(dim=1) / self.reach
+        return told
+
     def surprise(self, state: Tensor, action: Tensor) -> Tensor:
         """How far off the world model is expected to be there, `N` of 0 to 1; rows as in `of`.
 

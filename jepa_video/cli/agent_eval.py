@@ -43,8 +43,11 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             std, temperature, starts, steps, step_size, every, futures, risk,
                             critic, via, deadline, lessons, tried (which mode1 minds too), stopped
                             (steps that a wall costs for each time it was met), forget (decisions
-                            after which all of it is forgotten), levels, far, and share: what part
-                            of an episode auto and learned may plan
+                            after which all of it is forgotten), levels, far, and what is set for
+                            each decision: share (what part of an episode auto and learned may
+                            plan), wrong (auto plans too where lessons say that the world model is
+                            so many reaches off), few (samples where little speaks for a plan),
+                            arrive (plans no longer than the way that is left)
   --beside NAME[,NAME]      what stands beside; random, straight and scripted, as far as the
                             environment has them, if not given; none for nothing
   --episodes N --seed N     how many held-out episodes, and which

@@ -71,6 +71,14 @@ class Plan:
             self, actions=self.actions[:, index], elites=self.elites[:, :, index], cost=unknown
         )
 
+    def lasting(self, horizon: int) -> Plan:
+        """The first `horizon` actions; where there are fewer the last one is repeated."""
+        last = self.actions.shape[1] - 1
+        if horizon == last + 1:
+            return self
+        index = torch.arange(horizon, device=self.actions.device).clamp_max(last)
+        return replace(self, actions=self.actions[:, index], elites=self.elites[:, :, index])
+
     def rows(self, which: Tensor) -> Plan:
         """Of some environments alone, by their numbers `[N]`."""
         return replace(
