@@ -74,6 +74,7 @@ def test_what_is_to_be_typed_is_accepted(words, monkeypatch):
         parse(build_parser(), [word for word in options if word not in HELP])
     else:
         module = f"agent_{options.pop(0)}" if verb == "agent" else verb
+        module = "bench_envs" if [verb, *options[:1]] == ["bench", "envs"] else module
         told = set(re.findall(r"--[\w.]+", import_module(f"jepa_video.cli.{module}").HELP))
         assert {word.split("=")[0] for word in options if word.startswith("--")} <= told
 
