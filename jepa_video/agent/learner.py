@@ -47,7 +47,7 @@ from .policy import Reaction
 from .reach import Ways
 from .recall import ROWS, reached, recalled, surprises, surprising
 from .refused import Judge, Source, refuse_foretold, refuse_judge, refuse_numbers, refuse_source
-from .task import Zone
+from .task import Task, Zone
 from .trails import BESIDE
 
 ALONE = 0.5  # share of its stage in which a critic of ways learns alone
@@ -221,7 +221,7 @@ class AgentLearner(Imagined, L.LightningModule):
         if self.ways or self.recall:
             return self.led(batch, draw)
         if self.deeds is not None:
-            return self.done(batch, self.deeds, draw)
+            return self.by_deeds(batch, self.deeds, draw)
         batch = {name: part[: self.planned] for name, part in batch.items()}
         if self.source == "dreams":
             return self.dreamed(batch, draw)
@@ -252,17 +252,15 @@ class AgentLearner(Imagined, L.LightningModule):
         self.log_dict({name: part.detach() for name, part in {"loss": loss, **facts}.items()})
         return {"loss": loss + self._idle(self.dynamics)}
 
-    def done(
+    def by_deeds(
         self, batch: dict[str, Tensor], deeds: Deeds, draw: torch.Generator
     ) -> dict[str, Tensor]:
         """What memory's own actions came to, and a policy of the best of them."""
         goal, limits = batch["goal"] if self.goal else None, self.limits
         assert limits is not None and isinstance(self.critic, Critic)
-        cost = self.felt(batch["next"], batch["action"], goal)
-        if weight := self.weights.get("reward"):  # memory knows what there was
-            cost = cost + weight * (
-                self.intrinsic.read(batch["next"], "reward")[:, 0] - batch["reward"]
-            )
+        others = {**self.weights, "reward": 0.0}  # which memory knows: it need not be read
+        cost = self.intrinsic(batch["next"], batch["action"], Task(goal, others, self.zones))
+        cost = cost - self.weights.get("reward", 0.0) * batch["reward"]
         given = batch if self.goal else {n: part for n, part in batch.items() if n != "goal"}
         loss, facts = deeds.learn(given, cost, self.policy, self.critic, limits.clip_inwards, draw)
         few = {name: part[: self.planned] for name, part in batch.items()}

@@ -17,7 +17,6 @@ from ..interop.files import read_json, read_safetensors, whole_folder
 from ..training.world_model import WorldModel
 from .actor import Search, planner_of
 from .chart import SIDES, SLOPE, Chart
-from .configurator import Worth
 from .cost import Critic, refuse_cost
 from .level2 import Level2
 from .policy import ReactivePolicy
@@ -25,6 +24,7 @@ from .reach import Reach, Ways
 from .scene import completion
 from .task import Zone
 from .world_files import UNFIT, finite, said
+from .worth import Worth
 
 FOLDER: Final = "agent"
 WEIGHTS: Final = "agent.safetensors"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from jepa_video.agent import agent as agents
 from jepa_video.agent.actor import Actor, Search, planner_of
 from jepa_video.agent.agent import FAR, Agent
-from jepa_video.agent.configurator import Worth
 from jepa_video.agent.cost import IntrinsicCost, WorldCost
 from jepa_video.agent.mind import Mind, Trained, critic_of, fresh, policy_of, save_agent, word_of
 from jepa_video.agent.planners import (
@@ -31,6 +30,7 @@ from jepa_video.agent.planners import (
 )
 from jepa_video.agent.task import Situation, Task, Zone
 from jepa_video.agent.world_files import load_world, save_world
+from jepa_video.agent.worth import Worth
 from jepa_video.data.frames import shrink
 from jepa_video.envs import make_batch
 from jepa_video.errors import UserError

@@ -20,13 +20,13 @@ from jepa_video.agent.configurator import (
     Learned,
     Setting,
     Thrifty,
-    Worth,
     Wrong,
 )
 from jepa_video.agent.cost import Critic
 from jepa_video.agent.lessons import TEMPERATURE, Notebook
 from jepa_video.agent.reach import Reach
 from jepa_video.agent.task import Situation, Task
+from jepa_video.agent.worth import Worth
 from jepa_video.errors import UserError
 from tests.agent.test_agent import KINDS, SEARCH, SEEDS, agent, of, pictures, played
 from tests.agent.tiny_agent import save_tiny_agent, world

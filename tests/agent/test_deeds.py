@@ -164,7 +164,7 @@ def test_of_a_reward_memory_knows_what_there_was_and_of_other_costs_what_states_
     learner.deeds.learn = lambda batch, cost, *rest: (heard.append(cost), (cost.sum() * 0, {}))[1]
     for weights in ({"reward": 2.0}, {"reward": 2.0, "effort": 0.5}, {"effort": 0.5}):
         learner.weights = weights
-        learner.done(given, learner.deeds, torch.Generator())
+        learner.by_deeds(given, learner.deeds, torch.Generator())
         cost = -weights.get("reward", 0) * given["reward"]
         cost = cost + weights.get("effort", 0) * given["action"].square()[:, 0]
         torch.testing.assert_close(heard.pop(), cost)
