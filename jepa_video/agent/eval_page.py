@@ -124,7 +124,7 @@ def _settings(told: Told) -> str:
     names = ("env", "seed", "tasks", "episodes", "to_the_end", "solved_at_start_replaced")
     rows = [[name, escape(str(told[name]))] for name in names]
     rows += [[escape(k), escape(str(v))] for k, v in told["settings"].items() if v is not None]
-    own = ("cost", "zones", "watched", "memory", "search", "via", "least", "crashes")
+    own = ("cost", "zones", "watched", "memory", "search", "goals", "via", "least", "crashes")
     rows += [[name, escape(str(told[name]))] for name in own if told.get(name)]
     for row in told["rows"]:
         rows += [[escape(row["name"]), escape(path)] for path in row["checkpoints"]]

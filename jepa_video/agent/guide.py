@@ -41,3 +41,20 @@ def guided(env: BatchEnv, tasks: Tasks, count: int) -> Tasks:
             times = np.linspace(0, len(shown) - 1, count + 2)[1:-1]
             found.append(shown[times.round().astype(int)])
     return replace(tasks, via=np.stack(found))
+
+
+def numbered(env: BatchEnv, tasks: Tasks) -> Tasks:
+    """The tasks with goals that are told as numbers of their state, and not shown.
+
+    Args:
+        env: whose goals they are.
+        tasks: of it.
+
+    Raises:
+        UserError: it tells no state of a goal, or pictures are to be shown on the way.
+    """
+    if not (env.shows_goal and env.state_size):
+        raise UserError(f"--goals state tells the state of a goal; {env.id} has none")
+    if tasks.via is not None:
+        raise UserError("--via shows pictures, and --goals state none: leave one of them out")
+    return replace(tasks, numbers=True)

@@ -12,7 +12,7 @@ success. With it "at some time" and "at the end" can differ, without it they are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter, process_time
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -27,6 +27,7 @@ from jepa_video.errors import UserError
 TRIES: Final = 20  # seeds looked at for each episode that is wanted
 FAR_TRIES: Final = 120  # and where its goal is to be far
 CALLS: Final = 30  # decisions whose time is taken with one environment alone
+SEEN: Final = ("pixels", "felt")  # of an observation, what tells nothing of the goal
 PATIENCE: Final = 30.0  # seconds after which fewer will do
 
 Progress = Callable[[int, int], None]
@@ -74,17 +75,19 @@ class Tasks:
         replaced: how many were solved at the start, or nearer than was asked for, and gave way to
             the next seeds.
         via: pictures of places on the way, uint8 `N G H W 3`, shown before that of the goal.
+        numbers: tell the goal by its state, float32 `B S`, in place of a picture.
     """
 
     seeds: list[int]
     rows: Array | None = None
     replaced: int = 0
     via: Array | None = None
+    numbers: bool = False
 
     def chosen(self, which: Sequence[int]) -> Tasks:
         """Some of them, in that order."""
         rows, via = (None if part is None else part[list(which)] for part in (self.rows, self.via))
-        return Tasks([self.seeds[i] for i in which], rows, via=via)
+        return Tasks([self.seeds[i] for i in which], rows, via=via, numbers=self.numbers)
 
     def begin(self, env: BatchEnv) -> tuple[Observation, Told]:
         """Begin them in an environment of as many."""
@@ -93,6 +96,9 @@ class Tasks:
         if self.via is not None:
             way = np.concatenate((self.via, observation["goal"][:, None]), axis=1)
             observation = {**observation, "goal": way}
+        if self.numbers:
+            blind = {name: seen for name, seen in observation.items() if name in SEEN}
+            observation = {**blind, "goal_state": told["goal_state"]}
         return observation, told
 
 
@@ -369,7 +375,7 @@ def replay(env: BatchEnv, tasks: Tasks, trials: Sequence[Trial]) -> tuple[list[A
     Returns:
         the frames, and the first observation.
     """
-    first, _ = tasks.begin(env)
+    first, _ = replace(tasks, numbers=False).begin(env)  # whoever looks on is shown the goal
     seen = [_last_frames(first)]
     longest = max(trial.steps for trial in trials)
     for time in range(longest):

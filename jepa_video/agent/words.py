@@ -28,6 +28,7 @@ def rule_of(told: Told) -> str:
     text = f"{told['env']}: {told['episodes']} {which}, {ends}"
     text += f" ({own})" if own else ""
     text += f"; sub-goals: {told['via']} pictures of the scripted way" if told["via"] else ""
+    text += "; goals are told as numbers of their state" if told["goals"] == "state" else ""
     far = told["least"] > 1
     text += f"; the scripted way takes {told['least']} actions or more" if far else ""
     replaced = told["solved_at_start_replaced"]

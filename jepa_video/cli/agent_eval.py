@@ -59,6 +59,8 @@ they lie apart on the same episodes. Every episode counts, whichever ends first.
                             --watched '[{low: [8, 30], high: [20, 45]}]', which cost nothing
   --via N                   pictures of places on the scripted way that are shown beside the goal's
                             as sub-goals, in their order; 0 if not given
+  --goals picture|state     how agents are told a goal: by its picture, or by the numbers of its
+                            state alone, which the costs state.NAME go by
   --to_the_end BOOL         play on after a success, to the budget
   --tasks eb                of TwoRooms: EB-JEPA's own 20 tasks under its rule
   --out DIR --name NAME     folder of the result; runs/eval-NAME if not given
@@ -137,6 +139,7 @@ def _parser(env: str) -> tuple[Any, list[str]]:
     parser.add_argument("--tell", type=str | None, help="what else is measured")
     parser.add_argument("--watched", type=list[Zone] | None, help="boxes time is measured in")
     parser.add_argument("--via", type=int, default=0, help="sub-goals that are shown")
+    parser.add_argument("--goals", type=Literal["picture", "state"], default="picture", help="told")
     parser.add_argument("--to_the_end", type=bool | None, help="play on after a success")
     parser.add_argument("--tasks", type=Literal["eb"] | None, help="tasks of somebody else")
     parser.add_argument("--out", type=str | None, help="folder of the result")
@@ -237,7 +240,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
     from ..agent.crashes import Crashes, crash_words, lasting
     from ..agent.eval_files import write_evaluation
     from ..agent.evaluate import evaluate
-    from ..agent.guide import guided
+    from ..agent.guide import guided, numbered
     from ..agent.trials import Tasks, choose_tasks
     from ..envs.registry import make_batch
     from ..envs.rollout import HELD_OUT, seeds_of
@@ -261,6 +264,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         tasks = Tasks(seeds_of(config.seed, config.episodes, HELD_OUT), eb_tasks())
     refuse_behaviour(asked.tell, env, asked.watched)
     tasks = guided(env, tasks, config.via)
+    tasks = numbered(env, tasks) if config.goals == "state" else tasks
     to_the_end = env.stays if config.to_the_end is None else config.to_the_end
     one, out = made(1), _folder(config.out, config.name)
     found = evaluate(
@@ -274,6 +278,7 @@ def _evaluate(asked: _Asked, words: Sequence[str]) -> None:
         "seed": config.seed,
         "tasks": config.tasks or "held-out seeds",
         "via": config.via,
+        "goals": config.goals,
         "least": config.least,
         "to_the_end": to_the_end,
         "cost": config.cost,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_video.agent.guide import guided
+from jepa_video.agent.guide import guided, numbered
 from jepa_video.agent.itinerary import Itinerary
 from jepa_video.agent.trials import choose_tasks, play_trials, replay
 from jepa_video.cli import main
@@ -82,3 +82,28 @@ def test_the_command_says_what_was_shown(tmp_path):
         told = json.loads((tmp_path / env / "summary.json").read_text())
         assert told["via"] == 2 and "2 pictures of the scripted way" in told["rule"]
         assert told["rows"][0]["success"]["hits"] == 4
+
+
+def test_a_goal_is_told_by_the_numbers_of_its_state_alone(tmp_path):
+    env = make_batch("TwoRooms", 2)
+    tasks = choose_tasks(env, 6, 0)
+    told = numbered(env, tasks)
+    plain, facts = tasks.chosen([5, 0]).begin(env)
+    seen, _ = told.chosen([5, 0]).begin(env)
+    assert set(seen) == {"pixels", "goal_state"} and "goal" in plain
+    np.testing.assert_array_equal(seen["goal_state"], facts["goal_state"])
+    np.testing.assert_array_equal(seen["pixels"], plain["pixels"])
+    words = "agent eval --env TwoRooms --policy scripted --goals state --episodes 4 --batch 2"
+    assert main([*words.split(), "--beside", "none", "--out", str(tmp_path / "e")]) == 0
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["goals"] == "state" and "numbers of their state" in summary["rule"]
+    assert summary["rows"][0]["success"]["hits"] == 4  # who asks the environment is told the same
+
+
+def test_a_goal_without_a_state_cannot_be_told_by_numbers(monkeypatch):
+    env = make_batch("TwoRooms", 2)
+    with pytest.raises(UserError, match="--via shows pictures, and --goals state none"):
+        numbered(env, guided(env, choose_tasks(env, 2, 0), 1))
+    monkeypatch.setattr(env, "state_size", 0)
+    with pytest.raises(UserError, match="the state of a goal; TwoRooms has none"):
+        numbered(env, choose_tasks(env, 2, 0))
