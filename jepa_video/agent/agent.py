@@ -27,7 +27,7 @@ from ..randomness import EPISODE, generator
 from ..training.passages import Passage
 from ..training.world_model import WorldModel
 from .actor import MEAN, Actor, Search
-from .configurator import Setting, Thrifty, configurator_of
+from .configurator import Setting, configurator_of, set_by
 from .cost import CURIOSITY, IntrinsicCost, WorldCost
 from .explain import Explanation, explained
 from .goals import needs_goal, refuse_untold, told_goal
@@ -196,7 +196,8 @@ class Agent:
             self.itinerary = self._itinerary(observation)
             return
         if needs_goal(self.mind.weights, self.cost.critic, self.policy, self.configurator):
-            raise UserError("this agent was made for goals, and the environment shows none")
+            more = "" if numbers is None else ": by numbers go plans for the costs state.NAME alone"
+            raise UserError(f"this agent was made for goals, and the environment shows none{more}")
         if numbers is None:
             refuse_untold(self.mind.weights)
 
@@ -332,12 +333,13 @@ class Agent:
         told |= {"memory": self.mind.memory} if self.mind.memory else {}
         told |= {"tried": search.tried} if search.tried else {}
         told |= {"levels": 2} if self.ahead else {}
-        told |= {"share": search.share} if isinstance(self.configurator, Thrifty) else {}
+        found = set_by(self.configurator)
+        told |= {"share": search.share} if "share" in found else {}
         if self.mode == "mode1":
             return told
         told |= {"planner": type(self.actor.planner).__name__}
-        told |= search.budget()
-        told |= {"wrong": search.wrong} if search.wrong and self.mode == "auto" else {}
+        told |= {k: x for k, x in search.budget().items() if k != "few" or k in found}
+        told |= {"wrong": search.wrong} if "wrong" in found else {}
         if self.world.latent.dim:
             told |= {"futures": search.futures, "risk": search.risk}
         return told | {"sequences": self.costed}

@@ -353,6 +353,16 @@ def doubts(critic: Critic | Ways) -> bool:
     return critic.groups > 1 if isinstance(critic, Ways) else len(critic.members) > 1
 
 
+def set_by(one: Configurator) -> set[str]:
+    """Which of the settings `share`, `few` and `wrong` of a search a configurator goes by."""
+    if isinstance(one, Thrifty):
+        return set_by(one.inner) | {"share"}
+    if isinstance(one, Arriving):
+        return set_by(one.inner)
+    found = {"few"} if isinstance(one, Doubtful | Learned) and one.budget is not None else set()
+    return found | ({"wrong"} if isinstance(one, Doubtful) and one.wrong is not None else set())
+
+
 def configurator_of(
     mode: str, mind: Mind, trained: Trained | None, critic: Critic | Ways | None, react: React
 ) -> Configurator:

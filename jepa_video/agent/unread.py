@@ -8,7 +8,8 @@ from typing import Final
 
 from .actor import Search
 from .agent import Agent
-from .configurator import Fixed
+from .chart import Chart
+from .configurator import set_by
 
 REACTS: Final = {"tried", "stopped", "forget", "levels", "far"}  # all that mode 1 minds
 OTHERS: Final = {  # what is of other planners
@@ -31,10 +32,16 @@ def unread(agent: Agent) -> set[str]:
         left.add("risk")
     if search.levels < 2:
         left.add("far")
-    if not search.tried:
+    if agent.critic is None:
+        left.add("critic")
+    if agent.trained is None or not isinstance(agent.trained.critic, Chart):
+        left.add("stopped")
+    moments = search.tried and agent.mind.weights.get("goal")  # see `Agent.moments`
+    if not moments:
         left |= {"stopped"} if search.lessons and not reacts else {"stopped", "forget"}
-    if isinstance(agent.configurator, Fixed) and search.share < 1:  # 1 asks for nothing
-        left.add("share")
+        left |= {"tried"} if search.tried else set()
+    asked = {"share": search.share < 1, "few": search.few > 0, "wrong": search.wrong > 0}
+    left |= {name for name, told in asked.items() if told} - set_by(agent.configurator)
     return left | {one.name for one in fields(Search)} - REACTS if reacts else left
 
 

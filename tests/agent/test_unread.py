@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from jepa_video.agent.actor import Search
+from jepa_video.agent.agent import Agent
+from jepa_video.agent.mind import Mind, fresh
 from jepa_video.agent.unread import unread, unread_by_all
 from jepa_video.cli import main
 from tests.agent.test_agent import SEARCH, SEEDS, agent, pictures, played
-from tests.agent.tiny_agent import save_tiny_agent
+from tests.agent.tiny_agent import save_tiny_agent, world
 
 OTHER = dict(
     horizon=4, samples=20, iterations=3, elites=5, decay=0.5, temperature=0.1, starts=2, steps=3,
@@ -55,6 +57,44 @@ def test_the_command_says_what_nobody_looks_at(tmp_path, capsys, policies, told)
     search = ["--search", "{horizon: 4, temperature: 0.1, tried: 8}"]
     assert main(["agent", "eval", *words, *search]) == 0
     assert f"--search: none of these policies looks at {told}\n" in capsys.readouterr().out
+
+
+SET: dict = dict(lessons=9, share=0.2, few=6, wrong=0.02)  # for each decision
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "idle"),
+    [
+        ("mode2", {}, {"share", "few", "wrong"}),
+        ("mode2", {"ways": True, "arrive": True}, {"share", "few", "wrong"}),
+        ("auto", {"members": 1}, {"few", "wrong"}),  # one network has no doubt
+        ("learned", {}, {"wrong"}),
+        ("auto", {}, set()),
+        ("auto", {"ways": True, "arrive": True}, set()),
+    ],
+)
+def test_what_a_configurator_does_not_set_by_is_named_and_not_told_as_a_budget(mode, more, idle):
+    model = world()
+    mind = Mind(2.0, {"goal": 1.0}, hidden=16, members=2, worth=0.5)
+    search = replace(SEARCH, **SET, arrive=more.pop("arrive", False))
+    mind = replace(mind, search=search, **more)
+    one = Agent(model, mind, fresh(mind, model), mode)
+    assert unread(one) & SET.keys() == idle
+    assert SET.keys() - one.facts.keys() - {"lessons"} == idle
+    plain = replace(mind, search=replace(SEARCH, lessons=9))
+    assert not unread(Agent(model, plain, fresh(mind, model), mode)) & SET.keys(), "none is asked"
+
+
+def test_what_is_told_of_goals_and_critics_is_named_where_there_are_none():
+    search = replace(SEARCH, tried=8)
+    told = {"tried", "stopped", "forget"}
+    found = unread(agent("mode2", search=search))
+    assert not found & {"tried", "forget", "critic"} and "stopped" in found, "of a chart alone"
+    other = agent("mode2", critic=False, search=search, weights={"effort": 1.0})
+    assert unread(other) >= told | {"critic"}
+    seen, others = pictures(3, steps=3), replace(SEARCH, tried=0, critic=False)
+    plain = agent("mode2", critic=False, search=others, weights={"effort": 1.0})
+    np.testing.assert_array_equal(played(plain, seen, SEEDS), played(other, seen, SEEDS))
 
 
 def test_what_one_agent_looks_at_is_not_named():
