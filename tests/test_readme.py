@@ -4,6 +4,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -77,6 +78,20 @@ def test_what_is_to_be_typed_is_accepted(words, monkeypatch):
         module = "bench_envs" if [verb, *options[:1]] == ["bench", "envs"] else module
         told = set(re.findall(r"--[\w.]+", import_module(f"jepa_video.cli.{module}").HELP))
         assert {word.split("=")[0] for word in options if word.startswith("--")} <= told
+
+
+def test_the_help_of_agent_fit_names_all_that_can_be_chosen():
+    from jepa_video.agent.actor import Kind
+    from jepa_video.agent.refused import Judge, Source
+    from jepa_video.cli.agent_fit import HELP as text
+
+    for option, choices in (
+        ("learn.source", Source),
+        ("learn.judge", Judge),
+        ("search.planner", Kind),
+    ):
+        told = text.split(f"--{option} ")[1].partition("\n  --")[0]
+        assert set(re.findall(r"\w+", told)) >= set(get_args(choices)), option
 
 
 def test_what_is_misspelt_would_be_noticed(monkeypatch):

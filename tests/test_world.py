@@ -745,12 +745,19 @@ def test_it_is_said_where_a_critic_does_not_mind_that_episodes_end() -> None:
     for last in (False, True, True):
         ended = torch.tensor([False, False, last])
         bank.add(states, torch.zeros(3, 2), torch.zeros(3), ended)
-    for ways, recall, said in ((False, 0, 1), (True, 0, 0), (False, 10, 0)):
-        told = ending_words(SimpleNamespace(ways=ways, recall=recall), bank)
-        assert len(told) == said and all("2 of 3 episodes ended of their own" in t for t in told)
+    for ways, recall, source, said in (
+        (False, 0, "plans", "--learn.recall 10 learns from memory that nothing did"),
+        (False, 0, "dreams", "--learn.source deeds learns from memory that nothing did"),
+        (False, 0, "deeds", None),  # it does mind
+        (True, 0, "plans", None),
+        (False, 10, "plans", None),
+    ):
+        told = ending_words(SimpleNamespace(ways=ways, recall=recall, source=source), bank)
+        assert len(told) == (said is not None)
+        assert all("2 of 3 episodes ended of their own" in t and t.endswith(said) for t in told)
     goes_on = Bank()
     goes_on.add(states, torch.zeros(3, 2), torch.zeros(3), torch.tensor([False, False, False]))
-    assert ending_words(SimpleNamespace(ways=False, recall=0), goes_on) == []
+    assert ending_words(SimpleNamespace(ways=False, recall=0, source="plans"), goes_on) == []
 
 
 def test_it_is_said_where_a_policy_has_no_step() -> None:

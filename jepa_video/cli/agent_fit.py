@@ -16,7 +16,7 @@ agent: `jepa-video agent eval --checkpoint` plays it.
                             the same command again goes on with it, or takes it when it is finished;
                             model.train frozen or full in FILE: whether an encoder learns too
   --data.root EPISODES      the memory that is learned from: a folder of jepa-video collect
-  --learn.source S          what the policy learns from: plans, critic, data or dreams
+  --learn.source S          what the policy learns from: plans, critic, data, dreams or deeds
   --learn.judge J           the critic: ways (steps to the goal), chart (the same over a map of the
                             scene, for many walls), value (any cost), or auto
   --learn.recall N          a critic of values learns from so many steps of memory, not from plans

@@ -379,11 +379,12 @@ def idle_words(module: AgentLearner, steps: int) -> list[str]:
 def ending_words(module: AgentLearner, bank: Bank) -> list[str]:
     """A line on episodes that ended of their own, where nothing is learned of that; else none."""
     count = sum(bool(ended.any()) for ended in bank.terminated)
-    if module.ways or module.recall or not count:
+    if module.ways or module.recall or module.source == "deeds" or not count:
         return []
+    way = "source deeds" if module.source == "dreams" else "recall 10"  # dreams take no recall
     return [
         f"critic    {count} of {len(bank.terminated)} episodes ended of their own; what came after "
-        "their end is imagined: --learn.recall 10 learns from memory that nothing did"
+        f"their end is imagined: --learn.{way} learns from memory that nothing did"
     ]
 
 
