@@ -43,12 +43,13 @@ from ..training.pretrain import Parts, millions, prepare
 from ..training.run import Run, checkpoints_of, write_whole
 from ..training.stops import StopRequests
 from .bar import Bar
-from .options import add_room_options, run_parser
+from .options import add_room_options, parse, run_parser
 from .training_job import TrainingJob, main_process
 
 STEPS = 7000
 ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
 ROUNDS, EPISODES, GATHERED, TABLE = "rounds", "episodes", "gathered.json", "rounds.csv"
+LONG = ("max_steps", "max_epochs")  # how long it learns from memory
 CRASHES = "crashes.jsonl"  # of the environment, while an agent was judged
 WORTH = 0.8  # quantile of what plans are worth in memory above which mode learned plans
 DOUBT = 0.7  # quantile of the critic's disagreement in memory above which auto mode plans
@@ -187,15 +188,25 @@ class AgentJob(TrainingJob):
     def refuse(self, run: Run) -> None:
         """A saved agent is of one world model and one memory.
 
-        Rounds would begin where they had, and all that it learned anew before would be lost.
+        Rounds would begin where they had, and all that it learned anew before would be lost; and
+        those that have begun would hold episodes of two agents.
         """
         refuse_origin(run.path, self.config.checkpoint, self.episodes)
-        first, asked = run.path / ROUNDS / "1" / GATHERED, self.trainer_options["max_steps"]
-        if first.exists() and (before := read_json(first).get("after", asked)) != asked:
-            raise UserError(
-                f"{run.path} went out after {before} steps on memory: trainer.max_steps stays "
-                f"{before}, not {asked}; more steps are another run"
-            )
+        first = run.path / ROUNDS / "1"
+        if not (first / EPISODES).exists():
+            return
+        told = parse(self.parser, ["--config", str(run.config)]).trainer
+        if (first / GATHERED).exists():
+            told.max_steps = read_json(first / GATHERED).get("after", told.max_steps)
+        for name in LONG:
+            before, asked = told[name], self.trainer_options[name]
+            if before != asked:
+                epochs = told.max_steps < 0
+                long = f"{told.max_epochs} epochs" if epochs else f"{told.max_steps} steps"
+                raise UserError(
+                    f"{run.path} went out after {long} on memory: trainer.{name} stays "
+                    f"{json.dumps(before)}, not {asked}; more steps are another run"
+                )
 
     def stages(
         self, run: Run, resume_from: Path | None, stops: StopRequests
@@ -206,7 +217,8 @@ class AgentJob(TrainingJob):
         yield self._parts(run, stops, self.trainer_options), resume_from
         if self.field is None:
             return
-        options = self.trainer_options | {"max_steps": self.made.rounds.steps}
+        # Epochs are of memory alone.
+        options = self.trainer_options | {"max_steps": self.made.rounds.steps, "max_epochs": -1}
         self.module.again(self.made.rounds.learning_rate)
         for number in range(1, self.made.rounds.count + 1):
             place = Run(run.path / ROUNDS / str(number))

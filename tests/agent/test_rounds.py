@@ -445,6 +445,41 @@ def test_a_run_that_went_out_does_not_learn_longer_from_memory_in_vain(
     assert contents(root / "whole") == before, "a finished run stays one"
 
 
+def test_a_run_that_was_killed_while_it_was_out_does_not_learn_longer_from_memory(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Else some episodes of a round are of the agent as it was, and some of another one."""
+    copy = tmp_path / "run"
+    shutil.copytree(root / "whole", copy)
+    cut_short(copy, "while gathering")
+    shutil.rmtree(copy / "rounds" / "2")
+    shutil.rmtree(copy / "rounds" / "1" / "checkpoints")
+    (copy / "rounds" / "1" / "gathered.json").unlink()
+    before = contents(copy)
+    assert main(["agent", "fit", "--resume", str(copy), "--trainer.max_steps", "9"]) == 2
+    said = "went out after 4 steps on memory: trainer.max_steps stays 4, not 9; more steps"
+    assert said in capsys.readouterr().err and contents(copy) == before
+    assert main(["agent", "fit", "--resume", str(copy), "--wandb", "off"]) == 0
+    assert_the_same(root / "whole", copy)
+
+
+def test_epochs_are_of_memory_and_a_round_takes_its_steps(
+    root: Path, capsys: pytest.CaptureFixture[str]
+):
+    told = [*words(root, "epochs"), "--trainer.max_epochs", "1", "--trainer.max_steps", "-1"]
+    told += ["--data.batch_size", "64", "--rounds", "{count: 1, episodes: 2, steps: 5, tasks: 2}"]
+    assert main(told) == 0
+    run = root / "epochs"
+    for place, steps in ((run, 1), (run / "rounds" / "1", 5)):
+        logged = list(csv.DictReader((place / "metrics.csv").read_text().splitlines()))
+        assert [int(row["step"]) for row in logged] == [*range(1, steps + 1)]
+    (run / "summary.json").unlink()
+    capsys.readouterr()
+    assert main(["agent", "fit", "--resume", str(run), "--trainer.max_epochs", "2"]) == 2
+    said = "went out after 1 epochs on memory: trainer.max_epochs stays 1, not 2; more steps"
+    assert said in capsys.readouterr().err
+
+
 def test_what_a_run_began_with_may_move_and_not_change(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
