@@ -46,7 +46,7 @@ from .planners.base import Limits
 from .policy import Reaction
 from .reach import Ways
 from .recall import ROWS, reached, recalled, surprises, surprising
-from .refused import Judge, Source, refuse_foretold, refuse_judge, refuse_numbers, refuse_source
+from .refused import Judge, Source, goal_alone, refuse_kinds, refuse_numbers
 from .task import Task, Zone
 from .trails import BESIDE
 
@@ -148,13 +148,12 @@ class AgentLearner(Imagined, L.LightningModule):
         self.limits = None if facts.discrete else Limits(facts.action_size, norm=norm)
         self.candidates, self.holds, self.discount = candidates, sorted(holds), discount
         self.futures = futures if world.latent.dim else 1
-        alone = goal and {name for name, weight in weights.items() if weight} == {"goal"}
-        self.ways = judge != "value" and alone
+        self.ways = refuse_kinds(
+            judge, source, goal_alone(weights, goal), facts.discrete, recall, stride, foretold,
+            surprise,
+        )  # fmt: skip
         self.surprise, self.recall, self.hope = surprise, recall, hope
         self.foretold, self.ahead, self.trace, self.open = foretold, ahead, trace, open
-        refuse_judge(judge, alone, recall, stride)
-        refuse_foretold(foretold, recall, surprise)
-        refuse_source(source, facts.discrete, not self.ways and not recall)
         mind = Mind(
             intrinsic.reach, self.weights, goal, discount, hidden=hidden, members=members,
             ways=self.ways, chart=finer if judge == "chart" else 0, stride=stride, recall=recall,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from ..errors import UserError
@@ -89,6 +90,36 @@ def refuse_source(source: Source, discrete: bool, values: bool) -> None:
         )
     if source in ("dreams", "deeds") and not values:
         raise UserError(f"learn.source {source} takes --learn.judge value, and no learn.recall")
+
+
+def refuse_kinds(
+    judge: Judge,
+    source: Source,
+    alone: bool,
+    discrete: bool,
+    recall: int,
+    stride: int,
+    foretold: int,
+    surprise: float,
+) -> bool:
+    """Say it where critic, policy and dynamics cannot learn beside one another; see the others.
+
+    Returns:
+        Whether the critic is one of ways.
+
+    Raises:
+        UserError: why not.
+    """
+    ways = judge != "value" and alone
+    refuse_judge(judge, alone, recall, stride)
+    refuse_foretold(foretold, recall, surprise)
+    refuse_source(source, discrete, not ways and not recall)
+    return ways
+
+
+def goal_alone(weights: Mapping[str, float], goal: bool) -> bool:
+    """Whether there are goals, and these count alone by the weights of a cost."""
+    return goal and {name for name, weight in weights.items() if weight} == {"goal"}
 
 
 def refuse_foretold(foretold: int, recall: int, surprise: float) -> None:

@@ -128,22 +128,13 @@ class AgentJob(TrainingJob):
             UserError: settings that do not go together.
         """
         facts, learn, search = self.world.facts, self.made.learn, self.made.search
-        goal, norm = _of_environment(self.place.env, self.place.settings)
+        goal, norm = of_environment(self.place.env, self.place.settings)
         norm = self._norm(norm)
         planner_of(search, facts.action_size, facts.discrete, norm)  # says what is wrong
-        weights = self.config.cost
-        weights = {"goal" if goal else "reward": 1.0} if weights is None else weights
-        if weights.get(CURIOSITY):
-            raise UserError(
-                "the cost curiosity is of what an episode has taught, and agent fit learns from "
-                "all of them: give it with agent eval --cost"
-            )
-        if search.levels > 1 and not learn.stride:
-            raise UserError("search.levels 2 needs a level 2, which learn.stride 1 or more trains")
         zones = tuple(self.made.zones)
-        refuse_cost(weights, zones, goal, facts.state_size, facts.state_names)
+        weights = cost_of(self.made, goal, facts.state_size, facts.state_names)
         return Mind(
-            1.0, dict(weights), goal, learn.discount, search, hidden=learn.hidden,
+            1.0, weights, goal, learn.discount, search, hidden=learn.hidden,
             members=learn.members, zones=zones, norm=norm, memory=memory, stride=learn.stride,
             recall=learn.recall,
         )  # fmt: skip
@@ -400,7 +391,31 @@ def ending_words(module: AgentLearner, bank: Bank) -> list[str]:
     ]
 
 
-def _of_environment(id: str | None, settings: dict[str, Any]) -> tuple[bool, float | None]:
+def cost_of(made: Any, goal: bool, state_size: int, names: Sequence[str]) -> dict[str, float]:
+    """The weights of the cost's terms, as they are asked for or usual.
+
+    Args:
+        made: the options.
+        goal: whether there are goals.
+        state_size: numbers of the environment's state.
+        names: theirs.
+
+    Raises:
+        UserError: a cost, or two levels, that nothing can be learned by.
+    """
+    weights = {"goal" if goal else "reward": 1.0} if made.cost is None else dict(made.cost)
+    if weights.get(CURIOSITY):
+        raise UserError(
+            "the cost curiosity is of what an episode has taught, and agent fit learns from "
+            "all of them: give it with agent eval --cost"
+        )
+    if made.search.levels > 1 and not made.learn.stride:
+        raise UserError("search.levels 2 needs a level 2, which learn.stride 1 or more trains")
+    refuse_cost(weights, tuple(made.zones), goal, state_size, names)
+    return weights
+
+
+def of_environment(id: str | None, settings: dict[str, Any]) -> tuple[bool, float | None]:
     """Whether an environment shows goals, and its longest action."""
     if id is None:
         return True, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -113,13 +114,22 @@ def _refuse(parser: Any, config: Any) -> None:
     Raises:
         UserError: which.
     """
-    from ..agent.refused import refuse_numbers, refuse_steps
+    from ..agent.refused import goal_alone, refuse_kinds, refuse_numbers, refuse_steps
+    from ..data.lerobot import Dataset
+    from .agent_job import cost_of, of_environment
     from .training_job import instantiated
 
-    learn = instantiated(parser, config).learn
+    made = instantiated(parser, config)
+    learn, data = made.learn, Dataset(Path(made.data.root), made.data.image)
     numbers = ("correct", "planned", "candidates", "members", "holds", "discount")
     refuse_numbers(*(getattr(learn, name) for name in numbers))
     refuse_steps(config.trainer.max_steps, learn.correct)
+    goal, _ = of_environment(data.own.get("env"), data.own.get("settings", {}))
+    size = math.prod(data.features[data.state]["shape"]) if data.state else 0
+    weights = cost_of(made, goal, size, data.names(data.state))
+    kinds = ("recall", "stride", "foretold", "surprise")
+    rest = (getattr(learn, name) for name in kinds)
+    refuse_kinds(learn.judge, learn.source, goal_alone(weights, goal), data.discrete, *rest)
 
 
 def _name(config: Any) -> str:

@@ -269,12 +269,19 @@ def test_a_name_that_is_taken_is_told_before_anything_is_trained(
         (["--data.root", "{root}/nowhere"], "holds no episodes"),
         (["--learn.members", "0"], "members and holds 1 or more"),
         (["--search.samples", "4"], "8 elites need as many samples or more, got 4"),
+        (["--search.levels", "2"], "search.levels 2 needs a level 2, which learn.stride 1"),
+        (["--learn.source", "deeds"], "learn.source deeds takes --learn.judge value, and no"),
+        (["--learn.recall", "4"], "learn.recall is of a critic of values"),
+        (["--learn.surprise", "0.5", "--learn.foretold", "2"], "learn.surprise draws single steps"),
+        (["--cost", "{gaol: 1}"], "there is no cost 'gaol'"),
+        (["--cost", "{goal: 1, zone: 1}"], "the cost zone needs boxes"),
+        (["--cost", "{curiosity: 1}"], "the cost curiosity is of what an episode has taught"),
     ],
 )
-def test_what_the_world_model_cannot_be_trained_on_is_told_in_a_sentence(
+def test_what_neither_can_be_trained_by_is_told_in_a_sentence_before_it_is(
     root: Path, told: list[str], said: str, capfd: pytest.CaptureFixture[str]
 ):
-    told = [word.format(root=root) for word in told]
+    told = [word.replace("{root}", str(root)) for word in told]
     assert main(words(root, "wrong", *told)) == 2
     error = capfd.readouterr().err
     assert said in error and error.count("\n") == 1, error
