@@ -252,7 +252,8 @@ class Learned:
 class Arriving:
     """Sets the horizon: no plan of another configurator is longer than the way that is left.
 
-    As critics of ways tell it, rounded up to a power of 2, so that a batch is of few lengths.
+    As critics of ways tell it, rounded up to a power of 2, so that a batch is of few lengths. Where
+    the cost has no term `goal`, or nothing shows one, nobody knows a way.
 
     Args:
         inner: sets the rest.
@@ -273,10 +274,12 @@ class Arriving:
         """See `Configurator`."""
         setting = self.inner.configure(state, task, memory)
         plans, goal = setting.plans, setting.task.goal
-        assert goal is not None
+        if goal is None or not setting.task.weights.get("goal"):
+            return setting
         horizon = torch.full_like(plans, self.most, dtype=torch.long)
         if plans.any():  # of the others nobody asks what a look at the way costs
             left = self.ways.steps(state[plans], goal[plans]).mean(0).clamp_min(1)
+            left = left.nan_to_num(nan=torch.inf)  # what is no number is no word
             longest = left.log2().ceil().exp2().clamp(self.least, self.most)
             horizon[plans] = longest.long()
         return replace(setting, horizon=horizon)

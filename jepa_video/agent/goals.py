@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..envs.base import Observation
 from ..errors import UserError
-from .configurator import Configurator, Fixed
+from .configurator import Arriving, Configurator, Fixed
 from .cost import NUMBER, Critic
 from .policy import ReactivePolicy
 from .reach import Ways
@@ -62,7 +62,8 @@ def needs_goal(
         return True
     if isinstance(judge, Critic) and judge.goal:
         return True
-    plans = isinstance(configurator, Fixed) and configurator.mode == "mode2"
+    who = configurator.inner if isinstance(configurator, Arriving) else configurator
+    plans = isinstance(who, Fixed) and who.mode == "mode2"
     return not plans and policy is not None and policy.goal
 
 

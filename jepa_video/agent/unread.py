@@ -32,12 +32,12 @@ def unread(agent: Agent) -> set[str]:
         left.add("risk")
     if search.levels < 2:
         left.add("far")
-    if agent.critic is None:
-        left.add("critic")
+    goal = agent.mind.weights.get("goal")
+    left |= {"critic"} if agent.critic is None else set()
+    left |= {"arrive"} if search.arrive and not goal else set()
     if agent.trained is None or not isinstance(agent.trained.critic, Chart):
         left.add("stopped")
-    moments = search.tried and agent.mind.weights.get("goal")  # see `Agent.moments`
-    if not moments:
+    if not (search.tried and goal):  # see `Agent.moments`
         left |= {"stopped"} if search.lessons and not reacts else {"stopped", "forget"}
         left |= {"tried"} if search.tried else set()
     asked = {"share": search.share < 1, "few": search.few > 0, "wrong": search.wrong > 0}

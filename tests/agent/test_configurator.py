@@ -154,10 +154,12 @@ def test_a_plan_is_no_longer_than_the_way_that_is_left():
     critic = Reach(2, 2, 8)
     critic.steps = lambda states, goal: states[:, 0, :1].T.expand(4, -1)  # its first number
     one = Arriving(Fixed("mode2"), critic, 2, 20)
-    left = torch.tensor([0.0, 2.0, 2.1, 4.0, 7.9, 8.1, 17.0, 1e9, torch.inf])
-    state = left[:, None, None].expand(9, 1, 2)
-    setting = one.configure(state, Task(torch.zeros(9, 1, 2)))
-    assert setting.horizon.tolist() == [2, 2, 4, 4, 8, 16, 20, 20, 20]
+    left = torch.tensor([0.0, 2.0, 2.1, 4.0, 7.9, 8.1, 17.0, 1e9, torch.inf, torch.nan])
+    state, goal = left[:, None, None].expand(10, 1, 2), torch.zeros(10, 1, 2)
+    setting = one.configure(state, Task(goal))
+    assert setting.horizon.tolist() == [2, 2, 4, 4, 8, 16, 20, 20, 20, 20]
+    for task in (Task(goal, {"effort": 1.0}), Task(None, {"effort": 1.0})):  # no way is asked for
+        assert one.configure(state, task).horizon is None
 
 
 @pytest.mark.parametrize("kind", ["one state", "three states", "a latent"])

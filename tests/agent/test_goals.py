@@ -43,7 +43,7 @@ def test_a_cost_that_needs_no_goal_is_followed_without_one(ways, mode, weights, 
     save_world(model, {"encoder": ENCODER}, tmp_path / "world")
     mind = Mind(1.0, {"goal": 1.0}, search=SEARCH, hidden=16, members=2, ways=ways)
     save_agent(mind, fresh(mind, model), tmp_path / "agent")
-    one = Agent.load(tmp_path, None, mode, weights=weights, **more)
+    one = Agent.load(tmp_path, None, mode, weights=weights, search={"arrive": ways}, **more)
     assert isinstance(one.critic, Ways) == ways and one.policy is not None and one.policy.goal
     done = played(one, BLIND, SEEDS)
     assert done.shape == (5, 3, 2) and np.isfinite(done).all()

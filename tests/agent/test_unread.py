@@ -92,6 +92,11 @@ def test_what_is_told_of_goals_and_critics_is_named_where_there_are_none():
     assert not found & {"tried", "forget", "critic"} and "stopped" in found, "of a chart alone"
     other = agent("mode2", critic=False, search=search, weights={"effort": 1.0})
     assert unread(other) >= told | {"critic"}
+    model = world()
+    for weights, idle in (({"goal": 1.0}, False), ({"goal": 0.0, "effort": 1.0}, True)):
+        mind = Mind(1.0, {"goal": 1.0}, hidden=16, members=2, ways=True, search=Search(arrive=True))
+        one = Agent(model, replace(mind, weights=weights), fresh(mind, model), "mode2")
+        assert ("arrive" in unread(one)) == idle
     seen, others = pictures(3, steps=3), replace(SEARCH, tried=0, critic=False)
     plain = agent("mode2", critic=False, search=others, weights={"effort": 1.0})
     np.testing.assert_array_equal(played(plain, seen, SEEDS), played(other, seen, SEEDS))
