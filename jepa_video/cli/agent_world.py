@@ -228,10 +228,14 @@ def _same(run: Any, given: list[str]) -> None:
 def _called(words: Sequence[str]) -> int:
     """A command of this package in a process of its own, which hears what this one is told.
 
+    It stops when this one is killed.
+
     Returns:
         Its exit code; of a rank that ends well after a signal, since rank 0 tells the code, that of
         the signal.
     """
+    from ..training.stops import PARENT
+
     heard: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
@@ -243,7 +247,9 @@ def _called(words: Sequence[str]) -> int:
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
-        child = subprocess.Popen([sys.executable, "-m", "jepa_video", *words], process_group=0)
+        command = [sys.executable, "-m", "jepa_video", *words]
+        told = {**os.environ, PARENT: str(os.getpid())}
+        child = subprocess.Popen(command, process_group=0, env=told)
         for number in list(heard):  # before there was somebody to hear it
             child.send_signal(number)
         while (code := child.poll()) is None:

@@ -17,11 +17,14 @@ def launch(words: list[str], verb: str) -> int:
     Returns:
         The exit code: 0, or that of the signal that stopped the run.
     """
-    from ..training.stops import RunStopped, StopRequests
+    from ..training.stops import PARENT, RunStopped, StopRequests, stop_with
     from .training_job import main_process
 
     started = time.monotonic()
     with StopRequests().heard() as stops:
+        parent = os.environ.pop(PARENT, None)
+        if parent is not None and main_process():  # who tells the other ranks
+            stop_with(int(parent))
         build, job = _verb(verb)
         parser = build(words)
         if "--help-all" in words:

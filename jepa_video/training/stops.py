@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +14,7 @@ from typing import Final
 
 EXIT_INTERRUPT: Final = 130  # 128 + SIGINT
 EXIT_TERMINATE: Final = 143  # 128 + SIGTERM
+PARENT: Final = "JEPA_VIDEO_PARENT"  # in the environment: the process that a run stops with
 
 
 class RunStopped(Exception):
@@ -70,3 +73,17 @@ class StopRequests:
             self._listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def stop_with(parent: int, pause: float = 1.0) -> None:
+    """From now on stop as at SIGTERM where the process that began this one is gone.
+
+    A kill of that one tells nobody; without it a run goes on for hours, and keeps its folder.
+    """
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()

@@ -17,8 +17,10 @@ import torch
 from jepa_video import load_encoder, load_world
 from jepa_video.agent.collect import collect
 from jepa_video.cli import main
+from jepa_video.errors import UserError
 from jepa_video.interop.files import read_safetensors
 from jepa_video.models.encoder import VideoEncoder
+from jepa_video.training.run import held
 
 QUIET = ["--wandb", "off", "--trainer.accelerator", "cpu"]
 SETTINGS = """\
@@ -305,3 +307,34 @@ def test_sigterm_comes_to_the_world_model_and_the_same_command_goes_on_with_it(r
     assert main(told) == 0
     assert json.loads((root / "cut-world" / "summary.json").read_text())["steps"] == steps + 2
     assert json.loads((root / "cut" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_world_model_stops_with_the_agent_fit_that_is_killed_and_goes_on_with_the_next(
+    root: Path,
+):
+    told = words(root, "dead", "--world", str(root / "long.yaml"))
+    here = {"cwd": Path(__file__).parents[2], "text": True}
+    (root / "long.yaml").write_text(SETTINGS.replace("STEPS", "100000"))
+    child = subprocess.Popen([sys.executable, "-m", "jepa_video", *told], **here)
+    place, until = root / "dead-world", time.monotonic() + 120
+    while not list((place / "checkpoints").glob("step-*.ckpt")) and time.monotonic() < until:
+        time.sleep(0.1)
+    child.kill()
+    assert child.wait(60) == -9
+
+    def free() -> bool:
+        try:
+            with held(place, "in use"):
+                return True
+        except UserError:
+            return False
+
+    while not free() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert free(), "nobody is at work on it"
+    steps = max(int(p.stem.removeprefix("step-")) for p in place.glob("checkpoints/step-*.ckpt"))
+    for file in (place / "config.yaml", root / "long.yaml"):
+        text = file.read_text().replace("max_steps: 100000", f"max_steps: {steps + 2}")
+        file.write_text(text)
+    assert main(told) == 0
+    assert json.loads((place / "summary.json").read_text())["steps"] == steps + 2
