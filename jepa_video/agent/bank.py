@@ -196,9 +196,16 @@ class Bank(Dataset[dict[str, Tensor]]):
             "there": left.clamp(max=self.onward),
         }
 
-    def transitions(self, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """All steps in order, `count` at once: the states before, the actions, the states after."""
+    def transitions(
+        self, count: int, which: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All steps in order, or those of the numbers `which`, `count` at once.
+
+        Each time the states before, the actions, and the states after.
+        """
         where, _, _, flat, actions = self._table()
+        if which is not None:
+            where, actions = where[which], actions[which]
         for rows, done in zip(torch.split(where, count), torch.split(actions, count), strict=True):
             yield flat[rows], done, flat[rows + 1]
 

@@ -40,6 +40,7 @@ from .changed import Changes
 from .chart import Chart
 from .cost import Critic, IntrinsicCost
 from .deeds import Deeds, deeds_of
+from .frozen import DYNAMICS
 from .imagined import Imagined
 from .mind import Mind, Trained, critic_of, level2_of, policy_of, worth_of
 from .planners.base import Limits
@@ -167,6 +168,7 @@ class AgentLearner(Imagined, L.LightningModule):
         self.deeds = deeds_of(world, goal, hidden, members, discount) if source == "deeds" else None
         self.momentum, self.learning_rate, self.warmup = momentum, learning_rate, warmup
         self.weight_decay, self.fresh = weight_decay, True  # until it has been through its stages
+        self.frozen: frozenset[str] = frozenset()
 
     @property
     def world(self) -> WorldModel:
@@ -339,7 +341,7 @@ class AgentLearner(Imagined, L.LightningModule):
 
     def first_stage(self) -> int:
         """Optimiser steps in which the dynamics are corrected."""
-        return round(self.correct * self.total_steps())
+        return 0 if DYNAMICS in self.frozen else round(self.correct * self.total_steps())
 
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
@@ -378,9 +380,14 @@ class AgentLearner(Imagined, L.LightningModule):
         told = self.policy.on(state, goal if self.goal else None)
         return -told.log_likelihood(action).mean()
 
-    def again(self, learning_rate: float) -> None:
-        """From here on another training of the same parts, on memory that has grown."""
-        self.fresh, self.learning_rate = False, learning_rate
+    def again(self, learning_rate: float, frozen: frozenset[str]) -> None:
+        """From here on another training of the same parts, on memory that has grown.
+
+        Args:
+            learning_rate: peak.
+            frozen: parts that stand still, see `frozen.py`.
+        """
+        self.fresh, self.learning_rate, self.frozen = False, learning_rate, frozen
 
     def trained(self) -> Trained:
         """What is kept of it."""

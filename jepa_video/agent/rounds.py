@@ -57,6 +57,8 @@ class Rounds:
         learning_rate: peak, in each round.
         tasks: that mode 1 is judged on before the first round and after each.
         workers: processes that step the environments; with 0 or 1 it is that which learns.
+        still: the dynamics stand still in a round whose steps have at most so many times the energy
+            of memory's, see `frozen.py`; None: they are corrected in each.
     """
 
     count: int = 0
@@ -68,11 +70,13 @@ class Rounds:
     learning_rate: float = 5e-4
     tasks: int = 64
     workers: int = 0
+    still: float | None = None
 
     def __post_init__(self) -> None:
         within("rounds", 0, count=self.count, workers=self.workers)
         within("rounds", 1, episodes=self.episodes, steps=self.steps, tasks=self.tasks)
         within("rounds", 1, **({} if self.budget is None else {"budget": self.budget}))
+        within("rounds", 0, **({} if self.still is None else {"still": self.still}))
         within("rounds", 0, 1, roll_in=self.roll_in, learning_rate=self.learning_rate)
 
 
@@ -90,6 +94,9 @@ class Row:
         solved, low, high: share of `rounds.tasks` that mode 1 solves, with Wilson's 95 % interval.
         total: mean return of mode 1 on them.
         error: its standard error; not a number in tables of earlier versions.
+        strange: how badly the round's steps were foretold before it learned from them, against
+            memory's; not a number before the first, and in such tables.
+        corrected: whether the dynamics learned from them: 1 or 0.
     """
 
     round: int
@@ -102,6 +109,8 @@ class Row:
     high: float
     total: float
     error: float = math.nan
+    strange: float = math.nan
+    corrected: int = 1
 
 
 class Field:
@@ -236,7 +245,7 @@ class Table:
     def told(self) -> list[dict[str, Any]]:
         """The rows for a summary, where what is not a number is None: JSON has no other word."""
         rows = [asdict(row) for row in self.rows]
-        return [row | ({} if math.isfinite(row["error"]) else {"error": None}) for row in rows]
+        return [{name: x if math.isfinite(x) else None for name, x in row.items()} for row in rows]
 
 
 def round_words(row: Row, goal: bool) -> str:
@@ -244,6 +253,8 @@ def round_words(row: Row, goal: bool) -> str:
     if row.round:
         solved = f" ({row.gathered_solved:.1%} solved)" if goal else ""
         what = f"round {row.round}: {row.gathered} episodes{solved}, {row.env_steps} steps so far"
+        still = "" if row.corrected else ": the dynamics stood still"
+        what += f"; foretold with {row.strange:.2f} of memory's energy{still}"
     else:
         what = "before rounds"
     failed = f"; the environment crashed {row.crashes} times" if row.crashes else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from ..agent.configurator import doubts
 from ..agent.cost import CURIOSITY, IntrinsicCost, refuse_cost
 from ..agent.crashes import Crashes
 from ..agent.encoding import encoded
+from ..agent.frozen import DYNAMICS, frozen_parts, strangeness
 from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
 from ..agent.origin import note_origin, refuse_origin
@@ -37,6 +39,7 @@ from ..errors import UserError
 from ..evaluation.attempt import attempt
 from ..evaluation.report import write_report
 from ..interop.files import read_json
+from ..randomness import LATENT, generator
 from ..training.checkpoints import newest_checkpoint
 from ..training.foresight import step_length
 from ..training.pretrain import Parts, millions, prepare
@@ -49,6 +52,7 @@ from .training_job import TrainingJob, main_process
 STEPS = 7000
 ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
 ROUNDS, EPISODES, GATHERED, TABLE = "rounds", "episodes", "gathered.json", "rounds.csv"
+WORD = "frozen.json"  # the configurator's, on what stands still in a round
 LONG = ("max_steps", "max_epochs")  # how long it learns from memory
 CRASHES = "crashes.jsonl"  # of the environment, while an agent was judged
 WORTH = 0.8  # quantile of what plans are worth in memory above which mode learned plans
@@ -210,11 +214,11 @@ class AgentJob(TrainingJob):
             return
         # Epochs are of memory alone.
         options = self.trainer_options | {"max_steps": self.made.rounds.steps, "max_epochs": -1}
-        self.module.again(self.made.rounds.learning_rate)
         for number in range(1, self.made.rounds.count + 1):
             place = Run(run.path / ROUNDS / str(number))
             place.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._gathered(self.field, run, place, number)
+            frozen = self._gathered(self.field, run, place, number)
+            self.module.again(self.made.rounds.learning_rate, frozen)
             newest = newest_checkpoint(place) if checkpoints_of(place) else None
             yield self._parts(place, stops, options), newest
 
@@ -233,8 +237,12 @@ class AgentJob(TrainingJob):
             seed=self.config.seed,
         )
 
-    def _gathered(self, field: Field, run: Run, place: Run, number: int) -> None:
-        """Let the agent go out, as rank 0, and put what it met into the bank."""
+    def _gathered(self, field: Field, run: Run, place: Run, number: int) -> frozenset[str]:
+        """Let the agent go out, as rank 0, and put what it met into the bank.
+
+        Returns:
+            The parts that stand still in this round, by rank 0's word.
+        """
         told = place.path / GATHERED
         self._steer()
         if main_process() and not told.exists():
@@ -256,13 +264,24 @@ class AgentJob(TrainingJob):
         wait_for(told, self.parent)  # rank 0 is out
         size, memory = self.world.encoder.image, completion(self.mind.memory)
         episodes = EpisodeSet(place.path / EPISODES, None, size, completion=memory)
-        encoded(self.world, episodes, self.data.bank, self.device, field.planned)
+        bank, word = self.data.bank, place.path / WORD
+        before = len(bank)
+        encoded(self.world, episodes, bank, self.device, field.planned)
+        if main_process() and not word.exists():
+            draw = generator(self.config.seed, LATENT, number)
+            strange = strangeness(self.world, bank, before, self.device, draw)
+            frozen = sorted(frozen_parts(strange, field.rounds.still))
+            write_whole(word, json.dumps({"strange": strange, "frozen": frozen}) + "\n")
+        wait_for(word, self.parent)
+        return frozenset(read_json(word)["frozen"])
 
     def _judge(self, field: Field, run: Run, agent: Path, number: int) -> None:
         """A row for the agent after a round, with what the round was like."""
         table, gathered = Table(run.path / TABLE), {"solved": 0.0, "crashes": 0, "frames": 0}
+        word: dict[str, Any] = {"strange": math.nan, "frozen": []}
         if number:
-            gathered = read_json(run.path / ROUNDS / str(number) / GATHERED)
+            place = run.path / ROUNDS / str(number)
+            gathered, word = read_json(place / GATHERED), read_json(place / WORD)
         count = self.made.rounds.episodes if number else 0
         before = table.rows[number - 1].env_steps if number else 0
         steps = before + int(gathered["frames"]) - count
@@ -270,7 +289,11 @@ class AgentJob(TrainingJob):
         crashes.keep(agent / CRASHES, round=number)
         judged = field.judged(agent, str(self.device), crashes)
         failed = int(gathered["crashes"]) + len(crashes.told)
-        row = Row(number, steps, count, gathered["solved"], failed, **judged)
+        corrected = int(DYNAMICS not in word["frozen"])
+        row = Row(
+            number, steps, count, gathered["solved"], failed, **judged, strange=word["strange"],
+            corrected=corrected,
+        )  # fmt: skip
         table.put(row)
         self.screen.print(round_words(row, field.goal), markup=False)
 

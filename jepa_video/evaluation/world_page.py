@@ -268,15 +268,19 @@ def agent_rounds(files: RunFiles) -> str:
     lead = (
         "In each round the agent played episodes, and learned from them. What mode 1 reaches is "
         "measured before the first and after each, on the same tasks in layouts of their own; the "
-        "interval is Wilson's, 95 %."
+        "interval is Wilson's, 95 %. Strange is the energy of a step of the round, before it was "
+        "learned from, over that of memory's."
     )
-    heads = ("round", "steps so far", "episodes", "of them solved", "mode 1 solves", "return")
+    heads = (
+        "round", "steps so far", "episodes", "of them solved", "strange", "mode 1 solves", "return",
+    )  # fmt: skip
     told = [
         (
             str(row["round"]) if row["round"] else "before",
             f"{row['env_steps']:,}",
             str(row["gathered"]),
             f"{row['gathered_solved']:.1%}" if row["round"] else "–",
+            _strange(row),
             f"{row['solved']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
             f"{row['total']:.3g}",
         )
@@ -287,6 +291,13 @@ def agent_rounds(files: RunFiles) -> str:
     if crashes:
         parts.append(f"<p>The environment crashed {crashes} times and was started again.</p>")
     return section("rounds", "Rounds", *parts)
+
+
+def _strange(row: dict[str, Any]) -> str:
+    """How strange a round was, and whether the dynamics stood still; earlier tables do not tell."""
+    if (told := row.get("strange")) is None:
+        return "–"
+    return f"{told:.2f}" + ("" if row["corrected"] else ", dynamics frozen")
 
 
 def _rounds_chart(files: RunFiles) -> str:

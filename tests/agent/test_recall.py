@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jepa_video.agent.bank import Bank
 from jepa_video.agent.cost import Critic
+from jepa_video.agent.frozen import frozen_parts, strangeness
 from jepa_video.agent.recall import (
     expectile,
     lived,
@@ -170,6 +171,30 @@ def test_the_step_that_the_world_model_does_not_foresee_surprises_most():
     halves = zip(state.split(3), action.split(3), after.split(3), strict=True)
     told = surprises(model, halves, torch.device("cpu"), torch.Generator())
     assert told.argmax() == 4 and float(told[4]) > 10 * float(told[:4].max() + 1e-6)
+
+
+def test_what_came_is_strange_by_how_much_worse_than_memory_it_is_foretold():
+    model, bank = world(), Bank(0)
+    torch.manual_seed(0)
+    known = torch.randn(9, model.state.tokens, model.state.width)
+    actions = torch.rand(8, model.facts.action_size)
+    bank.add(known, actions, torch.zeros(8))
+    here = torch.device("cpu"), torch.Generator()
+    bank.add(known, actions, torch.zeros(8))
+    assert strangeness(model, bank, 8, *here) == pytest.approx(1)
+    with torch.no_grad():
+        told = model.imagine(known[:-1, None], actions[:, None])[:, 0]
+    bank = Bank(0)
+    bank.add(known, actions, torch.zeros(8))
+    for i in range(8):  # half of the way from what came to what was foretold: a quarter of it
+        after = (known[1 + i] + told[i]) / 2
+        bank.add(torch.stack((known[i], after)), actions[i : i + 1], torch.zeros(1))
+    assert strangeness(model, bank, 8, *here) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_dynamics_stand_still_where_it_is_not_too_strange():
+    cases = [(1.2, 1.2), (1.3, 1.2), (0.1, None), (float("nan"), 1.2)]
+    assert [bool(frozen_parts(*case)) for case in cases] == [True, False, False, False]
 
 
 def test_the_learner_asks_memory_for_what_it_needs_and_counts_in_the_usual_cost():

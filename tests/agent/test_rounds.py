@@ -10,6 +10,7 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium
@@ -245,7 +246,7 @@ def test_a_kill_does_not_lose_the_count_of_crashes(frail, tmp_path: Path):
 
 
 def test_a_row_of_the_table_is_read_as_it_was_written_and_replaces_what_came_after(tmp_path: Path):
-    rows = [Row(n, 10 * n, 4, 0.1 * n, 0, 0.5, 0.25, 0.75, -1.5, 0.5) for n in range(3)]
+    rows = [Row(n, 10 * n, 4, 0.1 * n, 0, 0.5, 0.25, 0.75, -1.5, 0.5, 1.5, n % 2) for n in range(3)]
     table = Table(tmp_path / "rounds.csv")
     for row in rows:
         table.put(row)
@@ -255,6 +256,9 @@ def test_a_row_of_the_table_is_read_as_it_was_written_and_replaces_what_came_aft
     assert Table(tmp_path / "rounds.csv").rows == rows[:2]
     again.put(replace(rows[2], error=math.nan))  # of one task there is no error
     assert [told["error"] for told in again.told()] == [0.5, 0.5, None]
+    old = [",".join(line.split(",")[:-2]) for line in again.path.read_text().splitlines()]
+    again.path.write_text("\n".join(old))  # of a version that did not tell how strange it was
+    assert [told["strange"] for told in Table(again.path).told()] == [None] * 3
 
 
 # -- agent fit with rounds -------------------------------------------------------------------------
@@ -461,6 +465,26 @@ def test_a_run_that_was_killed_while_it_was_out_does_not_learn_longer_from_memor
     assert said in capsys.readouterr().err and contents(copy) == before
     assert main(["agent", "fit", "--resume", str(copy), "--wandb", "off"]) == 0
     assert_the_same(root / "whole", copy)
+
+
+@pytest.mark.parametrize(("still", "corrected"), [(1e9, "0"), (0.0, "1")])
+def test_dynamics_stand_still_in_a_round_that_is_not_too_strange(
+    root: Path, still: float, corrected: str
+):
+    run = root / f"still-{corrected}"
+    told = [*words(root, run.name), "--rounds", ROUNDS, "--rounds.still", str(still)]
+    assert main(told) == 0
+    rows = list(csv.DictReader((run / "rounds.csv").read_text().splitlines()))
+    assert [row["corrected"] for row in rows] == ["1", corrected, corrected]
+    assert rows[0]["strange"] == "nan" and all(float(row["strange"]) > 0 for row in rows[1:])
+    worlds = [read_safetensors(place / "world" / "world.safetensors") for place in places(run)]
+    moved = [any(not torch.equal(a[k], b[k]) for k in a) for a, b in pairwise(worlds)]
+    assert moved == [corrected == "1"] * 2
+    # What is not corrected leaves its steps to critic and policy.
+    logged = list(csv.DictReader((run / "rounds" / "1" / "metrics.csv").read_text().splitlines()))
+    assert ["energy" in row and bool(row["energy"]) for row in logged] == (
+        [True, True, False, False] if corrected == "1" else [False] * 4
+    )
 
 
 def test_epochs_are_of_memory_and_a_round_takes_its_steps(
