@@ -339,6 +339,7 @@ def cut_short(run: Path, cut: str) -> None:
         return
     shutil.rmtree(last / "checkpoints")
     (last / "metrics.csv").unlink()
+    (last / "frozen.json").unlink()
     if cut == "while gathering":  # the agent is written
         (last / "gathered.json").unlink()
         shutil.rmtree(last / "episodes")
