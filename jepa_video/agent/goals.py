@@ -7,6 +7,7 @@ environment's state are enough for the costs `state.NAME`; other costs ask for n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from .configurator import Arriving, Configurator, Fixed
 from .cost import NUMBER, Critic
 from .policy import ReactivePolicy
 from .reach import Ways
+
+_MOST: Final = float(np.finfo(np.float32).max)  # beyond it a number is infinite to an agent
 
 
 def told_goal(observation: Observation, size: int) -> Tensor | None:
@@ -35,7 +38,7 @@ def told_goal(observation: Observation, size: int) -> Tensor | None:
         return None
     wanted = len(observation["pixels"]), size
     real = isinstance(told, np.ndarray) and told.dtype.kind in "fiu"
-    if not real or told.shape != wanted or np.isinf(told).any():
+    if not real or told.shape != wanted or bool((np.abs(told) > _MOST).any()):
         kind = f"{told.dtype} {told.shape}" if isinstance(told, np.ndarray) else type(told).__name__
         raise UserError(
             f"goal_state is an array {wanted} of numbers of the environment's state, NaN for those "

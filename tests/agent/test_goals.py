@@ -89,6 +89,7 @@ def test_what_needs_numbers_of_a_goal_says_so():
         (np.zeros((3, 3)), r"not float64 \(3, 3\)"),
         (np.zeros((1, 2)), r"not float64 \(1, 2\)"),
         (np.full((3, 2), np.inf), "not float64"),
+        (np.full((3, 2), 1e39), "not float64"),  # which is infinite in float32
         (np.full((3, 2), "a"), "not <U1"),
     ],
 )
