@@ -724,7 +724,7 @@ def test_what_cannot_run_is_told_in_a_sentence(
 
 
 def test_a_collapsed_world_model_is_named_before_an_agent_learns_from_it(tmp_path: Path) -> None:
-    from jepa_video.cli.agent_job import collapse_words
+    from jepa_video.cli.agent_words import collapse_words
 
     assert collapse_words(tmp_path) == []  # nothing is told of it
     for verdict, said in (
@@ -739,7 +739,7 @@ def test_it_is_said_where_a_critic_does_not_mind_that_episodes_end() -> None:
     from types import SimpleNamespace
 
     from jepa_video.agent.bank import Bank
-    from jepa_video.cli.agent_job import ending_words
+    from jepa_video.cli.agent_words import ending_words
 
     bank, states = Bank(), torch.zeros(4, 1, 2)
     for last in (False, True, True):
@@ -763,7 +763,7 @@ def test_it_is_said_where_a_critic_does_not_mind_that_episodes_end() -> None:
 def test_it_is_said_where_a_policy_has_no_step() -> None:
     from types import SimpleNamespace
 
-    from jepa_video.cli.agent_job import idle_words
+    from jepa_video.cli.agent_words import idle_words
 
     for ways, fresh, steps, said in (
         (True, True, 2, 1),  # one for the dynamics, one for the critic alone

@@ -17,7 +17,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,9 @@ from .agent import Agent
 from .collect import Collected, collect
 from .configurator import RollIn, rolled_in
 from .crashes import Crashes, lasting
+from .mind import FOLDER
 from .trials import choose_tasks, play_trials
+from .world_files import FOLDER as WORLD
 
 _GATHER, _JUDGE = 13, 14  # streams of seeds, beside those of an episode
 _TOGETHER = 64  # tasks at once
@@ -59,6 +62,8 @@ class Rounds:
         workers: processes that step the environments; with 0 or 1 it is that which learns.
         still: the dynamics stand still in a round whose steps have at most so many times the energy
             of memory's, see `frozen.py`; None: they are corrected in each.
+        keep: which agent the run holds in the end: that of the last round, or of the one after
+            which mode 1 did best on `tasks` (the latest of equals), which may be none: 0.
     """
 
     count: int = 0
@@ -71,6 +76,7 @@ class Rounds:
     tasks: int = 64
     workers: int = 0
     still: float | None = None
+    keep: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
         within("rounds", 0, count=self.count, workers=self.workers)
@@ -209,6 +215,12 @@ class Field:
         told = {"solved": share.value, "low": share.low, "high": share.high}
         return told | {"total": float(totals.mean()), "error": float(error)}
 
+    def kept(self, rows: Sequence[Row]) -> int:
+        """The round whose agent is kept: by what mode 1 solves of goals, or by its return."""
+        if self.rounds.keep == "last":
+            return rows[-1].round
+        return max(rows, key=lambda row: (row.solved if self.goal else row.total, row.round)).round
+
     def _make(self, batch: int, *without: str) -> BatchEnv:
         settings = {name: value for name, value in self.settings.items() if name not in without}
         return make_batch(self.env, batch, workers=self.rounds.workers, **settings)
@@ -246,6 +258,19 @@ class Table:
         """The rows for a summary, where what is not a number is None: JSON has no other word."""
         rows = [asdict(row) for row in self.rows]
         return [{name: x if math.isfinite(x) else None for name, x in row.items()} for row in rows]
+
+
+def bring_back(place: Path, run: Path) -> None:
+    """Put the agent and the world model of a round in the place of the run's.
+
+    A kill on the way is mended by the resumed run, which writes both anew.
+
+    Args:
+        place: folder of the round that began with them.
+        run: folder of the run.
+    """
+    for part in (FOLDER, WORLD):
+        shutil.copytree(place / part, run / part, dirs_exist_ok=True)
 
 
 def round_words(row: Row, goal: bool) -> str:

@@ -39,6 +39,8 @@ agent: `jepa-video agent eval --checkpoint` plays it.
   --rounds.episodes N, --rounds.steps N
                             episodes of each round, and optimiser steps after it
   --rounds.workers N        processes that step its environments, for those of other packages
+  --rounds.keep last|best   what the run holds: the agent after the last round, or after the one in
+                            which mode 1 did best on the tasks that it is judged on
   --rounds.still X          the dynamics are frozen in rounds whose steps the world model foretells
                             with at most X times the energy of memory's
   --norm LENGTH             longest action; memory may hold few of the longest that can be taken

@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..agent.actor import Search, planner_of
-from ..agent.bank import Bank, BankData
+from ..agent.bank import BankData
 from ..agent.changed import NOTED
 from ..agent.chart import Chart
 from ..agent.configurator import doubts
@@ -26,7 +26,7 @@ from ..agent.learner import AgentLearner
 from ..agent.mind import FOLDER, Mind, save_agent
 from ..agent.origin import note_origin, refuse_origin
 from ..agent.refused import refuse_steps
-from ..agent.rounds import Field, Rounds, Row, Table, round_words
+from ..agent.rounds import Field, Rounds, Row, Table, bring_back, round_words
 from ..agent.scene import completion, scene_words
 from ..agent.task import Zone
 from ..agent.world_files import CONFIG as WORLD_CONFIG
@@ -45,12 +45,12 @@ from ..training.foresight import step_length
 from ..training.pretrain import Parts, millions, prepare
 from ..training.run import Run, checkpoints_of, write_whole
 from ..training.stops import StopRequests
+from .agent_words import ONE_NETWORK, chart_words, collapse_words, ending_words, idle_words
 from .bar import Bar
 from .options import add_room_options, parse, run_parser
 from .training_job import TrainingJob, main_process
 
 STEPS = 7000
-ONE_NETWORK = "learn.members 1: one network has no doubt, so that mode auto will always plan"
 ROUNDS, EPISODES, GATHERED, TABLE = "rounds", "episodes", "gathered.json", "rounds.csv"
 WORD = "frozen.json"  # the configurator's, on what stands still in a round
 LONG = ("max_steps", "max_epochs")  # how long it learns from memory
@@ -363,8 +363,13 @@ class AgentJob(TrainingJob):
         told: dict[str, Any] = {}
         if self.field is not None:
             self._judge(self.field, run, run.path, len(rounds))
-            told["rounds"] = Table(run.path / TABLE).told()
-            told["memory_steps"] = self.remembered
+            table = Table(run.path / TABLE)
+            told["rounds"], told["memory_steps"] = table.told(), self.remembered
+            told["kept"] = kept = self.field.kept(table.rows)
+            if kept < len(rounds):  # a round begins with the agent of the one before
+                bring_back(run.path / ROUNDS / str(kept + 1), run.path)
+                doubt = read_json(run.path / FOLDER / "config.json")["doubt"]
+            self.screen.print(f"kept      the agent after round {kept}", markup=False)
         run.update_summary(**self.facts(parts), **told, doubt=doubt, status="finished")
         attempt("the report", lambda: write_report(run.path))
         minutes = (time.monotonic() - started) / 60
@@ -377,41 +382,6 @@ class AgentJob(TrainingJob):
         screen.print(line, markup=False, soft_wrap=True)  # it can be copied
         screen.print("  from jepa_video import Agent", markup=False)
         screen.print(f'  agent = Agent.load("{run.path}")', markup=False)
-
-
-def collapse_words(checkpoint: Path) -> list[str]:
-    """A line on a world model whose own run says that its states have collapsed; else none."""
-    summary = checkpoint.expanduser() / "summary.json"
-    told = str(read_json(summary).get("verdict", "")) if summary.is_file() else ""
-    return [f"world     {told}"] if told.startswith("collapsed") else []
-
-
-def chart_words(module: AgentLearner) -> list[str]:
-    """A line on the chart's cells and how places were laid in them, where there is a chart."""
-    if not isinstance(module.critic, Chart):
-        return []
-    high, wide = module.critic.size
-    return [f"chart     {wide} x {high} cells; places laid {module.critic.placed}"]
-
-
-def idle_words(module: AgentLearner, steps: int) -> list[str]:
-    """A line where the critic, which begins alone, takes the one step that is left; else none."""
-    late = module.fresh and (module.ways or module.recall)
-    if not late or steps < 0 or steps - round(module.correct * steps) != 1:
-        return []
-    return [f"policy    it learns nothing in {steps} steps: give a larger trainer.max_steps"]
-
-
-def ending_words(module: AgentLearner, bank: Bank) -> list[str]:
-    """A line on episodes that ended of their own, where nothing is learned of that; else none."""
-    count = sum(bool(ended.any()) for ended in bank.terminated)
-    if module.ways or module.recall or module.source == "deeds" or not count:
-        return []
-    way = "source deeds" if module.source == "dreams" else "recall 10"  # dreams take no recall
-    return [
-        f"critic    {count} of {len(bank.terminated)} episodes ended of their own; what came after "
-        f"their end is imagined: --learn.{way} learns from memory that nothing did"
-    ]
 
 
 def cost_of(made: Any, goal: bool, state_size: int, names: Sequence[str]) -> dict[str, float]:

@@ -468,6 +468,32 @@ def test_a_run_that_was_killed_while_it_was_out_does_not_learn_longer_from_memor
     assert_the_same(root / "whole", copy)
 
 
+def test_the_agent_of_the_best_round_is_kept(root: Path, monkeypatch, capsys):
+    """What a round unlearns is not what is left of a run."""
+    real, totals = Field.judged, iter([0.25, 0.75, 0.5])
+    monkeypatch.setattr(Field, "judged", lambda *args: real(*args) | {"solved": next(totals)})
+    told = [*words(root, "best"), "--rounds", ROUNDS, "--rounds.keep", "best"]
+    assert main(told) == 0
+    run = root / "best"
+    assert "the agent after round 1" in capsys.readouterr().out
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["kept"] == 1 and len(summary["rounds"]) == 3
+    for name in ("agent/agent.safetensors", "agent/config.json", "world/world.safetensors"):
+        assert (run / name).read_bytes() == (run / "rounds" / "2" / name).read_bytes()
+        last = root / "whole" / name  # all rounds of both are the same
+        assert (run / name).read_bytes() != last.read_bytes() or name.endswith("json")
+    assert summary["doubt"] == json.loads((run / "agent" / "config.json").read_text())["doubt"]
+
+
+def test_the_best_round_is_by_what_is_solved_of_goals_and_else_by_return(root: Path):
+    rows = [Row(n, 0, 0, 0, 0, s, 0, 0, t) for n, (s, t) in enumerate([(1, 2), (1, 3), (0, 4)])]
+    field = Field("TwoRooms", {"budget": 12}, Rounds(tasks=2, keep="best"), 0)
+    assert field.kept(rows) == 1, "the latest of equals"
+    field.goal = False
+    assert field.kept(rows) == 2
+    assert Field("TwoRooms", {"budget": 12}, Rounds(tasks=2), 0).kept(rows) == 2
+
+
 @pytest.mark.parametrize(("still", "corrected"), [(1e9, "0"), (0.0, "1")])
 def test_dynamics_stand_still_in_a_round_that_is_not_too_strange(
     root: Path, still: float, corrected: str
