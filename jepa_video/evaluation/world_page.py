@@ -288,6 +288,8 @@ def agent_rounds(files: RunFiles) -> str:
     ]
     crashes = sum(row["crashes"] for row in rows)
     parts = [f'<p class="lead">{escape(lead)}</p>', _rounds_chart(files), table(heads, told)]
+    kept = (files.summary or {}).get("kept", rows[-1]["round"])  # earlier runs held the last
+    parts.append(f"<p>The run holds the agent after round {kept}.</p>")
     if crashes:
         parts.append(f"<p>The environment crashed {crashes} times and was started again.</p>")
     return section("rounds", "Rounds", *parts)

@@ -478,6 +478,7 @@ def test_the_agent_of_the_best_round_is_kept(root: Path, monkeypatch, capsys):
     assert "the agent after round 1" in capsys.readouterr().out
     summary = json.loads((run / "summary.json").read_text())
     assert summary["kept"] == 1 and len(summary["rounds"]) == 3
+    assert "holds the agent after round 1." in (run / "report.html").read_text()
     for name in ("agent/agent.safetensors", "agent/config.json", "world/world.safetensors"):
         assert (run / name).read_bytes() == (run / "rounds" / "2" / name).read_bytes()
         last = root / "whole" / name  # all rounds of both are the same
