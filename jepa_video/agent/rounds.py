@@ -92,7 +92,8 @@ class Row:
 
     Args:
         round: its number.
-        env_steps: that the agent has taken in all rounds so far.
+        env_steps: actions that the agent has taken in all rounds so far, however often each was
+            repeated.
         gathered: episodes of this round.
         gathered_solved: share of them that came to the goal at some time.
         crashes: how often the environment failed in it, or while mode 1 was judged after it, and
@@ -277,7 +278,7 @@ def round_words(row: Row, goal: bool) -> str:
     """A row in words."""
     if row.round:
         solved = f" ({row.gathered_solved:.1%} solved)" if goal else ""
-        what = f"round {row.round}: {row.gathered} episodes{solved}, {row.env_steps} steps so far"
+        what = f"round {row.round}: {row.gathered} episodes{solved}, {row.env_steps} actions so far"
         still = "" if row.corrected else ": the dynamics stood still"
         what += f"; foretold with {row.strange:.2f} of memory's energy{still}"
     else:

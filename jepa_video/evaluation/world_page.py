@@ -272,7 +272,8 @@ def agent_rounds(files: RunFiles) -> str:
         "learned from, over that of memory's."
     )
     heads = (
-        "round", "steps so far", "episodes", "of them solved", "strange", "mode 1 solves", "return",
+        "round", "actions so far", "episodes", "of them solved", "strange", "mode 1 solves",
+        "return",
     )  # fmt: skip
     told = [
         (
@@ -305,9 +306,10 @@ def _strange(row: dict[str, Any]) -> str:
 def _rounds_chart(files: RunFiles) -> str:
     """What mode 1 reaches against all steps that were learned from, memory's and its own."""
     told = files.summary or {}
-    rows, before = told["rounds"], told.get("memory_steps") or 0
+    each = (told.get("settings") or {}).get("repeat") or 1  # steps in which an action is held
+    rows, before = told["rounds"], each * (told.get("memory_steps") or 0)
     goal = bool((told.get("cost") or {}).get("goal"))
-    steps = [before + row["env_steps"] for row in rows]
+    steps = [before + each * row["env_steps"] for row in rows]
     if goal:
         title, values = "Share that mode 1 solves", [row["solved"] for row in rows]
         errors = [(row["high"] - row["low"]) / 4 for row in rows]

@@ -236,9 +236,10 @@ def test_the_page_of_an_agent_tells_of_its_rounds(tmp_path):
     drawn = "goes from 0.250 at environment step 1,000 to 0.500 at environment"
     assert f"Share that mode 1 solves: mode 1 {drawn}" in drawings(tmp_path / "runs" / "a")
     paid = [row | {"total": -9.0, "error": 0.5}, later | {"total": -3.0, "error": 0.5}]
-    other = told | {"rounds": paid, "cost": {"reward": 1.0}}
+    other = told | {"rounds": paid, "cost": {"reward": 1.0}, "settings": {"repeat": 4}}
     page_of(fabricate(tmp_path / "runs" / "c", other, AGENT_CONFIG))
-    assert "Return of mode 1: mode 1 goes from -9.00 at" in drawings(tmp_path / "runs" / "c")
+    drawn = "goes from -9.00 at environment step 4,000 to -3.00 at environment step 42,400"
+    assert f"Return of mode 1: mode 1 {drawn}" in drawings(tmp_path / "runs" / "c")
     for words in ("9,600", "192", "87.5%", "25.0% (10.0% to 40.0%)", "50.0%", "crashed 2 times"):
         assert words in page.text, words
     without = page_of(fabricate(tmp_path / "runs" / "b", AGENT, AGENT_CONFIG))
